@@ -1,0 +1,157 @@
+//! The command line of `agent-worker`, which another program can embed as a subcommand.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
+use shared::AgentId;
+use shared::connect::Settings;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::agent::{Agent, Stopper};
+use crate::config::{self, File};
+use crate::connection::Left;
+
+/// Exit code for a configuration that cannot be used.
+const BAD_CONFIG: u8 = 2;
+
+/// Runs tasks of the mesh on this host.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Where the broker is and who we are.
+    #[command(flatten)]
+    pub connection: Settings,
+    /// Id of the agent, unique in the mesh [default: the host's name and something random].
+    #[arg(long, env = "HIVE_AGENT", value_name = "ID")]
+    pub id: Option<AgentId>,
+    /// TOML file with slots, labels and handlers [default: only the builtin handlers echo, sleep and fail].
+    #[arg(long, env = "HIVE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How many attempts run at once [default: as many as there are cores].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub slots: Option<u32>,
+    /// A label that tasks can ask for by `Hive-Needs`; can be repeated.
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
+    /// How the log on standard error is written; what it tells is set by HIVE_LOG or RUST_LOG.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// Print the configuration with everything filled in, and end.
+    #[arg(long)]
+    pub print_config: bool,
+    /// Leave when the process that started this one is gone. Its id makes sure of one that is gone already.
+    #[arg(long, hide = true, value_name = "PID", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    pub exit_with_parent: Option<i32>,
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    if name.is_empty() { Err("write NAME=VALUE".to_owned()) } else { Ok((name.to_owned(), value.to_owned())) }
+}
+
+/// Runs the agent until it has left.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let parent = args.exit_with_parent.map(watch_parent).transpose()?;
+    let (file, path) = read_config(&args)?;
+    if args.print_config {
+        let shown = toml::to_string(&file.clone().resolved()).context("failed to write the configuration as TOML")?;
+        print!("{shown}");
+        file.check(&path)?;
+        return Ok(());
+    }
+    start_log(args.log_format);
+    let mut builder = Agent::builder(args.connection, file.check(&path)?);
+    if let Some(id) = args.id {
+        builder = builder.id(id);
+    }
+    let agent = builder.build()?;
+    leave_on_signals(agent.stopper(), parent)?;
+    // The session shares the runtime's threads with the connection it talks to; this task would not.
+    match tokio::spawn(agent.run()).await.context("the agent panicked")?? {
+        Left::Drained => Ok(()),
+        Left::Abandoned(0) => Ok(()),
+        Left::Abandoned(running) => bail!("left at once: {running} attempts were ended by force"),
+    }
+}
+
+/// The exit code that an error of [`run`] stands for.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<config::Error>() { ExitCode::from(BAD_CONFIG) } else { ExitCode::FAILURE }
+}
+
+/// The file, overridden by flags, and what to call it in errors.
+fn read_config(args: &Args) -> Result<(File, PathBuf), config::Error> {
+    let (mut file, path) = match &args.config {
+        Some(path) => (File::read(path)?, path.clone()),
+        None => (File::builtins(), Path::new("command line").to_owned()),
+    };
+    if args.slots.is_some() {
+        file.agent.slots = args.slots;
+    }
+    file.agent.labels.extend(args.labels.iter().cloned());
+    Ok((file, path))
+}
+
+fn start_log(format: LogFormat) {
+    let filter = ["HIVE_LOG", "RUST_LOG"].into_iter().find_map(|name| EnvFilter::try_from_env(name).ok());
+    // What async-nats tells of the connection, `shared::connect` tells with its name.
+    let filter = filter.unwrap_or_else(|| EnvFilter::new("info,async_nats=warn"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A program that embeds this one may have a log already, which is then used.
+    let _ = match format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+}
+
+/// Lets the kernel tell by SIGTERM when the parent is gone. The result is the parent.
+fn watch_parent(expected: i32) -> anyhow::Result<Pid> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).context("failed to watch the parent process")?;
+    let parent = getppid();
+    // Without its id an adopted process can only be told by its new parent, the first process of all.
+    let gone = if expected > 0 { parent.as_raw() != expected } else { parent.as_raw() == 1 };
+    if gone { bail!("the parent process is gone") } else { Ok(parent) }
+}
+
+/// The first signal drains, the second one leaves at once; so does one that comes because the parent is gone.
+fn leave_on_signals(stopper: Stopper, parent: Option<Pid>) -> anyhow::Result<()> {
+    let listen = |kind| signal(kind).context("failed to listen for signals");
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        let mut again = false;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            let orphaned = parent.is_some_and(|parent| getppid() != parent);
+            if again || orphaned {
+                info!(orphaned, "told to leave at once");
+                stopper.leave_now();
+            } else {
+                info!("told to leave: a second signal does not wait for what runs");
+                stopper.drain();
+            }
+            again = true;
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,445 @@
+//! Runs attempts by a program of this host. The body arrives on its standard input, its standard output is the
+//! output; the body never becomes part of a command line, and no shell is involved.
+//!
+//! Every attempt is a process group of its own, which is killed as a whole when the attempt ends for whatever
+//! reason: a program that leaves children in the background leaves them to nobody.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use async_nats::header::HeaderValue;
+use bytes::Bytes;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use shared::header;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStdin};
+
+use super::{Assignment, Failure, GRACE, too_much_output};
+
+/// How much of the end of standard error is kept.
+const STDERR_BYTES: usize = 4096;
+/// How much of it an error may tell; the rest of `Hive-Error` says how the program ended.
+const TAIL_BYTES: usize = header::MAX_ERROR_BYTES - 128;
+/// How long to wait for the last output of a process that has left its group.
+const ESCAPED_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A program and its arguments.
+#[derive(Clone, Debug)]
+pub struct Command {
+    program: PathBuf,
+    argv: Vec<String>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+/// How a run ended, as far as the agent sees it.
+enum End {
+    Exited(io::Result<ExitStatus>),
+    TooMuchOutput(usize),
+    Timeout,
+    Cancelled,
+}
+
+/// The process group of an attempt. It does not outlive this.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(leader) = self.0 {
+            // There may be nobody left, which is as good.
+            let _ = killpg(leader, signal);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+}
+
+impl Command {
+    /// A handler that starts `program`, which sees `argv` and, besides what tells it about its task, only the
+    /// variables named in `env`, as they are in the agent's own environment now.
+    pub fn new(program: PathBuf, argv: Vec<String>, env: &[String]) -> Self {
+        let environment = env.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?))).collect();
+        Self { program, argv, environment }
+    }
+
+    pub(super) async fn run(&self, assignment: &mut Assignment) -> Result<Bytes, Failure> {
+        let mut child = self
+            .spawn(assignment)
+            .map_err(|error| Failure::Failed(format!("failed to start `{}`: {error}", self.program.display())))?;
+        let group = Group::of(&child);
+        let body = std::mem::take(&mut assignment.work.body);
+        let limit = assignment.output_limit;
+        let (mut output, mut tail) = (Vec::new(), Vec::new());
+        let end = {
+            let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+            let pipes = pin!(async {
+                tokio::try_join!(
+                    write(stdin, body),
+                    read_up_to(stdout, limit, &mut output),
+                    read_tail(stderr, &mut tail)
+                )
+                .map(|_| ())
+            });
+            supervise(&mut child, &group, pipes, assignment).await
+        };
+        drop(group);
+        verdict(end, assignment, output, &tail)
+    }
+
+    fn spawn(&self, assignment: &Assignment) -> io::Result<Child> {
+        let order = &assignment.order;
+        let mut command = tokio::process::Command::new(&self.program);
+        command
+            .arg0(&self.argv[0])
+            .args(&self.argv[1..])
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env("HIVE_TASK", order.task.as_str())
+            .env("HIVE_KIND", order.kind.as_str())
+            .env("HIVE_ATTEMPT", order.attempt.to_string())
+            .env("HIVE_AGENT", assignment.agent.as_str())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        if let Some(trace) = assignment.work.headers.get(header::TRACEPARENT).map(HeaderValue::as_str) {
+            command.env("TRACEPARENT", trace);
+        }
+        die_with_the_agent(&mut command);
+        command.spawn()
+    }
+}
+
+/// Lets the kernel kill the program when the agent dies without a chance to do it, by SIGKILL for example.
+///
+/// The kernel watches the thread that forks, so attempts run on threads that last as long as the runtime.
+#[allow(unsafe_code)]
+fn die_with_the_agent(command: &mut tokio::process::Command) {
+    let agent = nix::unistd::getpid();
+    let before_exec = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The agent may have died before the kernel was asked.
+        if nix::unistd::getppid() == agent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes two system
+    // calls, `prctl` and `getppid`, and allocates nothing: both error values are plain numbers.
+    unsafe {
+        command.pre_exec(before_exec);
+    }
+}
+
+/// Waits for the program's end, or brings it about.
+async fn supervise(
+    child: &mut Child,
+    group: &Group,
+    mut pipes: std::pin::Pin<&mut impl Future<Output = Result<(), usize>>>,
+    assignment: &mut Assignment,
+) -> End {
+    let mut closed = false;
+    let mut timeout = pin!(tokio::time::sleep(assignment.timeout));
+    let end = loop {
+        tokio::select! {
+            status = child.wait() => break End::Exited(status),
+            result = &mut pipes, if !closed => match result {
+                Ok(()) => closed = true,
+                Err(bytes) => break End::TooMuchOutput(bytes),
+            },
+            () = &mut timeout => break End::Timeout,
+            () = assignment.stop.wanted() => break End::Cancelled,
+        }
+    };
+    match end {
+        End::Exited(status) => {
+            group.signal(Signal::SIGKILL);
+            // Of a process that has left the group and keeps the pipe open, what it says later is not waited for.
+            if !closed && let Ok(Err(bytes)) = tokio::time::timeout(ESCAPED_PATIENCE, pipes).await {
+                return End::TooMuchOutput(bytes);
+            }
+            End::Exited(status)
+        }
+        End::TooMuchOutput(_) => {
+            group.signal(Signal::SIGKILL);
+            let _ = child.wait().await;
+            end
+        }
+        End::Timeout | End::Cancelled => {
+            group.signal(Signal::SIGTERM);
+            let mut grace = pin!(tokio::time::sleep(GRACE));
+            loop {
+                tokio::select! {
+                    _ = child.wait() => return end,
+                    // It may still have to say something before it can end.
+                    _ = &mut pipes, if !closed => closed = true,
+                    () = &mut grace => break,
+                }
+            }
+            group.signal(Signal::SIGKILL);
+            let _ = child.wait().await;
+            end
+        }
+    }
+}
+
+fn verdict(end: End, assignment: &Assignment, output: Vec<u8>, tail: &[u8]) -> Result<Bytes, Failure> {
+    let with_tail = |what: String| match last_words(tail) {
+        words if words.is_empty() => what,
+        words => format!("{what}: {words}"),
+    };
+    match end {
+        End::Exited(Ok(status)) if status.success() => Ok(output.into()),
+        End::Exited(Ok(status)) => Err(Failure::Failed(with_tail(how_it_ended(status)))),
+        End::Exited(Err(error)) => Err(Failure::Failed(format!("failed to wait for the program: {error}"))),
+        End::TooMuchOutput(bytes) => Err(Failure::Failed(too_much_output(bytes, assignment.output_limit))),
+        End::Timeout => match Failure::timeout(assignment.timeout) {
+            Failure::Timeout(what) => Err(Failure::Timeout(with_tail(what))),
+            other => Err(other),
+        },
+        End::Cancelled => Err(Failure::Cancelled),
+    }
+}
+
+fn how_it_ended(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => "ended in an unknown way".to_owned(),
+    }
+}
+
+/// The end of what a program said on standard error, on one line.
+fn last_words(tail: &[u8]) -> String {
+    let text = header::clean(&String::from_utf8_lossy(tail), usize::MAX);
+    if text.len() <= TAIL_BYTES {
+        return text;
+    }
+    let start = (text.len() - TAIL_BYTES..).find(|&i| text.is_char_boundary(i)).unwrap_or(text.len());
+    format!("…{}", text[start..].trim_start())
+}
+
+async fn write(stdin: Option<ChildStdin>, body: Bytes) -> Result<(), usize> {
+    if let Some(mut stdin) = stdin {
+        // A program need not read its input: that the pipe is closed says nothing about its success.
+        let _ = stdin.write_all(&body).await;
+    }
+    Ok(())
+}
+
+/// Reads to the end; the error is how much there was when it became more than `limit`.
+async fn read_up_to(from: Option<impl AsyncRead + Unpin>, limit: usize, output: &mut Vec<u8>) -> Result<(), usize> {
+    let Some(mut from) = from else { return Ok(()) };
+    loop {
+        output.reserve(16 * 1024);
+        match from.read_buf(output).await {
+            Ok(0) | Err(_) => return Ok(()),
+            Ok(_) if output.len() > limit => return Err(output.len()),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Reads to the end and keeps the last [`STDERR_BYTES`].
+async fn read_tail(from: Option<impl AsyncRead + Unpin>, tail: &mut Vec<u8>) -> Result<(), usize> {
+    let Some(mut from) = from else { return Ok(()) };
+    loop {
+        tail.reserve(STDERR_BYTES);
+        match from.read_buf(tail).await {
+            Ok(0) | Err(_) => return Ok(()),
+            Ok(_) => {
+                let surplus = tail.len().saturating_sub(STDERR_BYTES);
+                tail.drain(..surplus);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use shared::task::AttemptOutcome::{Cancelled, Failed, Succeeded, Timeout};
+
+    use super::super::Run;
+    use super::super::tests::{Attempt, OUTPUT_LIMIT, run};
+    use super::*;
+
+    #[tokio::test]
+    async fn the_body_is_the_input_and_the_output_is_the_result() {
+        let ended = run(shell("tr a-z A-Z"), "hello").await;
+
+        assert_eq!((ended.outcome, &*ended.output), (Succeeded, &b"HELLO"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_mebibyte_goes_through_without_a_deadlock() {
+        let body = Bytes::from(vec![b'x'; 1 << 20]);
+
+        let ended = run(shell("cat"), body.clone()).await;
+
+        assert_eq!(ended.outcome, Succeeded);
+        assert!(ended.output == body);
+    }
+
+    #[tokio::test]
+    async fn a_program_need_not_read_its_input() {
+        let ended = run(shell("echo done"), vec![b'x'; 1 << 20]).await;
+
+        assert_eq!((ended.outcome, &*ended.output), (Succeeded, &b"done\n"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_program_sees_its_task_and_the_variables_named_and_nothing_else() {
+        let env = |names: &[String]| {
+            Run::Command(Command::new(Path::new("/usr/bin/env").to_owned(), vec!["env".into()], names))
+        };
+        let mut attempt = Attempt::of(env(&["PATH".into(), "NO_SUCH_VARIABLE".into()]), "");
+        attempt.work.headers.insert("traceparent", "00-ab-cd-01");
+
+        let ended = attempt.start().end().await;
+
+        let output = String::from_utf8_lossy(&ended.output).into_owned();
+        let mut lines: Vec<&str> = output.lines().collect();
+        lines.sort_unstable();
+        let path = format!("PATH={}", std::env::var("PATH").unwrap());
+        let own = ["HIVE_AGENT=ada", "HIVE_ATTEMPT=1", "HIVE_KIND=k", "HIVE_TASK=t-1"];
+        assert_eq!(lines, [&own[..], &[&path, "TRACEPARENT=00-ab-cd-01"]].concat());
+    }
+
+    #[tokio::test]
+    async fn the_exit_code_and_the_end_of_standard_error_are_the_error() {
+        let ended = run(shell("seq 1 3000 >&2; printf 'disk\\nfull' >&2; exit 3"), "").await;
+
+        assert_eq!((ended.outcome, ended.output.len()), (Failed, 0));
+        assert!(ended.error.starts_with("exit code 3: …"), "{}", ended.error);
+        assert!(ended.error.ends_with("2999 3000 disk full"), "{}", ended.error);
+        assert!(ended.error.len() <= header::MAX_ERROR_BYTES);
+    }
+
+    #[tokio::test]
+    async fn a_program_killed_by_a_signal_has_failed() {
+        let ended = run(shell("kill -9 $$"), "").await;
+
+        assert_eq!((ended.outcome, ended.error.as_str()), (Failed, "killed by signal 9"));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_has_failed() {
+        let missing = Command::new("/no/such/program".into(), vec!["program".into()], &[]);
+
+        let ended = run(Run::Command(missing), "").await;
+
+        assert_eq!(ended.outcome, Failed);
+        assert!(ended.error.starts_with("failed to start `/no/such/program`"), "{}", ended.error);
+    }
+
+    #[tokio::test]
+    async fn output_without_end_is_cut_off_and_refused() {
+        let ended = run(shell("yes"), "").await;
+
+        assert_eq!((ended.outcome, ended.output.len()), (Failed, 0));
+        assert!(ended.error.contains(&format!("more than the {OUTPUT_LIMIT}")), "{}", ended.error);
+    }
+
+    #[tokio::test]
+    async fn a_timeout_ends_the_program_and_its_children() {
+        let files = tempfile::tempdir().unwrap();
+        let mut attempt = Attempt::of(shell(&with_child(files.path(), "sleep 1000 & sleep 1000")), "");
+        attempt.timeout = Duration::from_millis(300);
+
+        let ended = attempt.start().end().await;
+
+        assert_eq!(ended.outcome, Timeout);
+        assert!(ended.error.contains("300ms"), "{}", ended.error);
+        all_gone(files.path()).await;
+    }
+
+    #[tokio::test]
+    async fn a_program_that_ignores_sigterm_is_killed_after_the_grace() {
+        let mut attempt = Attempt::of(shell("trap '' TERM; while :; do sleep 1000; done"), "");
+        attempt.timeout = Duration::from_millis(100);
+
+        let ended = attempt.start().end().await;
+
+        assert_eq!(ended.outcome, Timeout);
+        assert!(ended.run >= GRACE, "{:?}", ended.run);
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_program_may_clean_up() {
+        let files = tempfile::tempdir().unwrap();
+        let mark = files.path().join("cleaned");
+        let script =
+            format!("trap 'touch {}; exit' TERM; echo >{0}.ready; while :; do sleep 0.01; done", mark.display());
+        let mut started = Attempt::of(shell(&script), "").start();
+        until(|| files.path().join("cleaned.ready").exists()).await;
+
+        started.stop();
+
+        assert_eq!(started.end().await.outcome, Cancelled);
+        assert!(mark.exists());
+    }
+
+    #[tokio::test]
+    async fn children_left_in_the_background_do_not_outlive_the_attempt() {
+        let files = tempfile::tempdir().unwrap();
+
+        let ended = run(shell(&with_child(files.path(), "sleep 1000 & echo started")), "").await;
+
+        assert_eq!((ended.outcome, &*ended.output), (Succeeded, &b"started\n"[..]));
+        all_gone(files.path()).await;
+    }
+
+    #[tokio::test]
+    async fn an_executor_that_is_dropped_takes_its_programs_with_it() {
+        let files = tempfile::tempdir().unwrap();
+        let started = Attempt::of(shell(&with_child(files.path(), "sleep 1000 & sleep 1000")), "").start();
+        until(|| pids(files.path()).len() == 1).await;
+
+        drop(started);
+
+        all_gone(files.path()).await;
+    }
+
+    /// A shell that first writes the id of its process group's first process into the directory.
+    fn with_child(directory: &Path, script: &str) -> String {
+        format!("echo $$ >{0}/new && mv {0}/new {0}/group; {script}", directory.display())
+    }
+
+    fn pids(directory: &Path) -> Vec<i32> {
+        let text = std::fs::read_to_string(directory.join("group")).unwrap_or_default();
+        text.lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    async fn all_gone(directory: &Path) {
+        let [group] = pids(directory)[..] else { panic!("the program has not begun") };
+        until(|| killpg(Pid::from_raw(group), None).is_err()).await;
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        for _ in 0..500 {
+            if condition() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it did not come about in 5 s");
+    }
+
+    fn shell(script: &str) -> Run {
+        let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+        Run::Command(Command::new("/bin/sh".into(), argv, &["PATH".to_owned()]))
+    }
+}

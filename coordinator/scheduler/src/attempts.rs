@@ -1,0 +1,497 @@
+//! What is done about tasks: delivered, started, ended, tried again, settled.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use compact_str::{CompactString, ToCompactString as _};
+use shared::message::{AttemptRef, Held};
+use shared::needs::Needs;
+use shared::task::{AttemptOutcome, Backoff};
+use shared::{AgentId, Outcome, Priority, TaskId};
+
+use crate::event::{Action, Actions, Delivery, Done, Notice, Sequence, Settlement, Unreadable};
+use crate::liveness::{Loss, is};
+use crate::performance::{BLACK_HOLE, Performance};
+use crate::queue::{Demand, KindKey};
+use crate::registry::AgentKey;
+use crate::scheduler::{HOPELESS_KEPT, Timer};
+use crate::tasks::{Attempt, State, Task};
+use crate::{Scheduler, Timestamp, placement};
+
+/// A task that took this many agents down is not given another one.
+const POISON: u32 = 3;
+
+/// How long a task waits that an agent would not take.
+const AFTER_REJECTION: Duration = Duration::from_millis(100);
+
+impl Task {
+    /// A task that is only known from the beat of the agent that runs it.
+    pub(crate) fn adopted(held: &Held, kind: KindKey) -> Self {
+        Self {
+            id: held.task.clone(),
+            priority: Priority::Normal,
+            demand: Demand { kind, needs: Needs::default(), resources: [0; 4], alone: false },
+            accepted: Timestamp::default(),
+            deadline: None,
+            timeout: None,
+            max_attempts: 1,
+            backoff: Backoff::default(),
+            attempts: held.attempt,
+            failures: 0,
+            losses: 0,
+            last_error: None,
+            last_agent: None,
+            cancel_wanted: false,
+            delivered: false,
+            // It stands in no line yet.
+            state: State::BackingOff,
+        }
+    }
+}
+
+impl Scheduler {
+    pub(crate) fn task_delivered(&mut self, delivery: Delivery, now: Timestamp, actions: &mut Actions) {
+        let Delivery { sequence, id, .. } = &delivery;
+        let sequence = *sequence;
+        match self.tasks.get(sequence) {
+            Some(task) if task.delivered => return,
+            Some(_) => return self.complete_adopted(delivery),
+            None => {}
+        }
+        if self.tasks.find(id).is_some() {
+            self.tasks.hold_duplicate(id, sequence);
+            return;
+        }
+        let task = self.new_task(delivery);
+        let expired = task.is_expired(now);
+        self.insert(sequence, task);
+        if expired {
+            return self.settle_unrun(sequence, Outcome::Expired, None, actions);
+        }
+        self.wait(sequence, false);
+    }
+
+    fn insert(&mut self, sequence: Sequence, task: Task) {
+        if let Some(deadline) = task.deadline {
+            self.timers.push(Reverse((deadline, Timer::Deadline(sequence))));
+        }
+        self.tasks.insert(sequence, task);
+    }
+
+    fn new_task(&mut self, delivery: Delivery) -> Task {
+        let Delivery { id, kind, priority, accepted, deadline, options, .. } = delivery;
+        let kind = self.kind_key(&kind);
+        let settings = self.kinds.get(kind).settings;
+        let resources = settings.resources_of(&options).dimensions();
+        Task {
+            id,
+            priority,
+            demand: Demand { kind, needs: options.needs, resources, alone: false },
+            accepted,
+            deadline,
+            timeout: options.timeout.or(settings.timeout),
+            max_attempts: options.max_attempts.unwrap_or(settings.max_attempts),
+            backoff: options.backoff.unwrap_or(settings.backoff),
+            attempts: 0,
+            failures: 0,
+            losses: 0,
+            last_error: None,
+            last_agent: None,
+            cancel_wanted: false,
+            delivered: true,
+            // It stands in no line yet.
+            state: State::BackingOff,
+        }
+    }
+
+    /// The message came of a task that an agent runs already.
+    fn complete_adopted(&mut self, delivery: Delivery) {
+        let sequence = delivery.sequence;
+        let Some(attempt) = self.vacate(sequence) else { return };
+        let adopted = self.tasks.remove(sequence);
+        let mut task = self.new_task(delivery);
+        task.attempts = attempt.number;
+        task.cancel_wanted = adopted.is_some_and(|task| task.cancel_wanted);
+        self.insert(sequence, task);
+        self.occupy(sequence, attempt);
+    }
+
+    pub(crate) fn task_unreadable(&mut self, unreadable: Unreadable, now: Timestamp, actions: &mut Actions) {
+        let Unreadable { sequence, id, kind, accepted, reason } = unreadable;
+        if self.tasks.get(sequence).is_some() {
+            return;
+        }
+        if self.tasks.find(&id).is_some() {
+            // Recorded now, it would take the place of the result of the task that has this id.
+            self.tasks.hold_duplicate(&id, sequence);
+            return;
+        }
+        let kind = self.kind_key(&kind);
+        let demand = Demand { kind, needs: Needs::default(), resources: [0; 4], alone: false };
+        let held = Held {
+            task: id,
+            sequence: sequence.0,
+            kind: self.kinds.get(kind).kind.clone(),
+            attempt: 0,
+            epoch: self.epoch.unwrap_or_default(),
+            state: shared::message::HeldState::Queued,
+        };
+        self.tasks.insert(sequence, Task { accepted, demand, delivered: true, ..Task::adopted(&held, kind) });
+        self.settle_unrun(sequence, Outcome::Dead, Some(reason.into()), actions);
+        let _ = now;
+    }
+
+    pub(crate) fn task_cancelled(&mut self, sequence: Sequence, now: Timestamp, actions: &mut Actions) {
+        let Some(task) = self.tasks.get_mut(sequence) else { return };
+        match &task.state {
+            State::Waiting | State::BackingOff => {
+                self.settle_unrun(sequence, Outcome::Cancelled, None, actions);
+            }
+            State::Running(attempt) => {
+                let agent = self.registry.get(attempt.agent).id.clone();
+                let attempt = task.attempt_ref(attempt);
+                task.cancel_wanted = true;
+                actions.push(Action::Cancel { agent, attempt, reason: "the task was cancelled" });
+            }
+            State::Settling { .. } => {}
+        }
+        let _ = now;
+    }
+
+    pub(crate) fn attempt_done(&mut self, id: &AgentId, done: Done, now: Timestamp, actions: &mut Actions) {
+        // An attempt of a newer epoch is the business of the leader that ordered it.
+        if self.epoch.is_none_or(|epoch| epoch < done.attempt.epoch) {
+            return;
+        }
+        let Some(key) = self.registry.find(id) else { return };
+        let settled = |attempt: AttemptRef| Action::Settled { agent: id.clone(), attempt };
+        // It cannot be recorded before its message has come; the agent repeats it. The message does not come if
+        // the task is settled already.
+        let Some(task) = self.tasks.get(done.sequence).filter(|task| task.delivered) else {
+            let (agent, attempt, sequence) = (id.clone(), done.attempt, done.sequence);
+            actions.push(Action::CheckSettled { agent, attempt, sequence });
+            return;
+        };
+        match &task.state {
+            State::Running(attempt) if is(attempt, key, &done.attempt) => self.finish(id, done, now, actions),
+            // A result of an attempt that was given up is still the task's result: the record is write-once, so
+            // the first one wins and the other attempt is told to stop.
+            State::Running(_) | State::Waiting | State::BackingOff if done.outcome == AttemptOutcome::Succeeded => {
+                self.finish_late(id, done, now, actions);
+            }
+            State::Settling { by: Some((by, attempt)) } if by == id && *attempt == done.attempt => {}
+            _ => actions.push(settled(done.attempt)),
+        }
+    }
+
+    fn finish(&mut self, id: &AgentId, done: Done, now: Timestamp, actions: &mut Actions) {
+        let Some(attempt) = self.vacate(done.sequence) else { return };
+        self.measure(&attempt, &done, now, actions);
+        let task = self.tasks.get(done.sequence).expect("it was vacated above");
+        match done.outcome {
+            AttemptOutcome::Succeeded => self.settle(id, &attempt, done, Outcome::Succeeded, now, actions),
+            _ if task.cancel_wanted => self.settle(id, &attempt, done, Outcome::Cancelled, now, actions),
+            AttemptOutcome::Failed | AttemptOutcome::Timeout => self.fail(id, &attempt, done, now, actions),
+            AttemptOutcome::Cancelled => {
+                actions.push(Action::Settled { agent: id.clone(), attempt: done.attempt });
+                self.wait_again(done.sequence, now, actions);
+            }
+            AttemptOutcome::Rejected => {
+                actions.push(Action::Settled { agent: id.clone(), attempt: done.attempt });
+                // What we believe of the agent is not so.
+                actions.push(Action::Welcome { agent: id.clone(), hello_wanted: true });
+                self.back_off(done.sequence, AFTER_REJECTION, now);
+            }
+        }
+    }
+
+    fn finish_late(&mut self, id: &AgentId, done: Done, now: Timestamp, actions: &mut Actions) {
+        let sequence = done.sequence;
+        self.leave_line(sequence);
+        if let Some(other) = self.vacate(sequence) {
+            let agent = self.registry.get(other.agent).id.clone();
+            let attempt = self.tasks.get(sequence).expect("it was vacated above").attempt_ref(&other);
+            actions.push(Action::Cancel { agent, attempt, reason: "an earlier attempt has succeeded" });
+        }
+        let key = self.registry.find(id).expect("whose word this is was looked up before");
+        let attempt = Attempt { agent: key, number: done.attempt.attempt, epoch: done.attempt.epoch, started: now };
+        self.settle(id, &attempt, done, Outcome::Succeeded, now, actions);
+    }
+
+    fn measure(&mut self, attempt: &Attempt, done: &Done, now: Timestamp, actions: &mut Actions) {
+        let succeeded = match done.outcome {
+            AttemptOutcome::Succeeded => true,
+            AttemptOutcome::Failed | AttemptOutcome::Timeout => false,
+            AttemptOutcome::Cancelled | AttemptOutcome::Rejected => return,
+        };
+        let Some(task) = self.tasks.get(done.sequence) else { return };
+        let key = task.demand.kind;
+        if succeeded {
+            self.kinds.get_mut(key).run_time.observe(done.run);
+        }
+        let agent = self.registry.get_mut(attempt.agent);
+        *(if succeeded { &mut agent.succeeded } else { &mut agent.failed }) += 1;
+        agent.performance.entry(key).or_default().observe(succeeded, done.run);
+        if !succeeded {
+            self.eject_if_black_hole(attempt.agent, key, now, actions);
+        }
+    }
+
+    /// An agent that fails one attempt of a kind after the other, while others do well with it, would attract ever
+    /// more of them by being done so fast: it gets none of the kind for a while.
+    fn eject_if_black_hole(&mut self, key: AgentKey, kind: KindKey, now: Timestamp, actions: &mut Actions) {
+        let others = self.kinds.get(kind).agents.iter().filter(|other| **other != key).map(|o| self.registry.get(*o));
+        let mut others = others.filter(|agent| agent.takes_work()).filter_map(|agent| agent.performance.get(&kind));
+        let others_do_well = others.any(Performance::does_well);
+        let agent = self.registry.get_mut(key);
+        let Some(performance) = agent.performance.get_mut(&kind) else { return };
+        if !others_do_well || !performance.is_black_hole() {
+            return;
+        }
+        let span = performance.eject();
+        self.kinds.get_mut(kind).ejections += 1;
+        let detail = format!(
+            "it failed {BLACK_HOLE} attempts of `{}` in a row while others do well: none of it for {span:?}",
+            self.kinds.get(kind).kind
+        );
+        let notice = Notice::agent("ejected", &agent.id).detail(detail);
+        self.tell(notice, actions);
+        self.timers.push(Reverse((now + span, Timer::Readmission(key, kind))));
+        self.shares_changed(key);
+    }
+
+    pub(crate) fn readmit(&mut self, key: AgentKey, kind: KindKey) {
+        let Some(agent) = self.registry.try_get_mut(key) else { return };
+        if let Some(performance) = agent.performance.get_mut(&kind) {
+            performance.readmit();
+            self.shares_changed(key);
+        }
+    }
+
+    fn fail(&mut self, id: &AgentId, attempt: &Attempt, done: Done, now: Timestamp, actions: &mut Actions) {
+        let task = self.tasks.get_mut(done.sequence).expect("its attempt was vacated above");
+        task.failures += 1;
+        let error = done.error.clone().unwrap_or_else(|| match done.outcome {
+            AttemptOutcome::Timeout => "it ran longer than it may".into(),
+            _ => "the handler failed".into(),
+        });
+        task.last_error = Some(error.clone());
+        if task.failures >= task.max_attempts || task.is_expired(now) {
+            return self.settle(id, attempt, Done { error: Some(error), ..done }, Outcome::Failed, now, actions);
+        }
+        let ceiling = task.backoff.ceiling(task.failures);
+        let delay = ceiling.mul_f64(self.random.f64());
+        actions.push(Action::Settled { agent: id.clone(), attempt: done.attempt });
+        let notice = self.task_notice("failed", done.sequence).detail(format!("{error}; next attempt in {delay:.1?}"));
+        self.tell(notice, actions);
+        self.back_off(done.sequence, delay, now);
+    }
+
+    /// The agent that ran the task is gone.
+    pub(crate) fn attempt_lost(&mut self, sequence: Sequence, loss: Loss, now: Timestamp, actions: &mut Actions) {
+        let Some(_attempt) = self.vacate(sequence) else { return };
+        let task = self.tasks.get_mut(sequence).expect("its attempt was vacated above");
+        if !task.delivered {
+            return self.forget_undelivered(sequence, actions);
+        }
+        let reason = loss.as_str();
+        if loss.is_charged() {
+            task.losses += 1;
+        }
+        // Whoever was there when an agent died is under suspicion: the next time it runs alone, so that only the
+        // one that is to blame takes another agent down.
+        task.demand.alone = task.losses + 1 >= POISON;
+        let (losses, cancelled) = (task.losses, task.cancel_wanted);
+        let expired = task.is_expired(now);
+        task.state = State::BackingOff;
+        if cancelled {
+            self.settle_unrun(sequence, Outcome::Cancelled, None, actions);
+        } else if losses >= POISON {
+            let error = format!("{losses} agents were lost while they ran it; the last: {reason}");
+            self.settle_unrun(sequence, Outcome::Dead, Some(error.into()), actions);
+        } else if expired {
+            self.settle_unrun(sequence, Outcome::Expired, None, actions);
+        } else {
+            self.counters.reassigned += 1;
+            let notice = self.task_notice("reassigned", sequence).detail(reason);
+            self.tell(notice, actions);
+            self.wait_again(sequence, now, actions);
+        }
+    }
+
+    /// An order never reached its agent: the task is placed anew, and nobody is charged.
+    pub(crate) fn restart_unstarted(&mut self, sequence: Sequence, now: Timestamp, actions: &mut Actions) {
+        let notice = self.task_notice("redispatched", sequence).detail("the agent never got the order");
+        self.tell(notice, actions);
+        self.wait_again(sequence, now, actions);
+    }
+
+    /// Back to the front of its line, unless it is not to be started any more.
+    pub(crate) fn wait_again(&mut self, sequence: Sequence, now: Timestamp, actions: &mut Actions) {
+        let Some(task) = self.tasks.get(sequence) else { return };
+        if !task.delivered {
+            self.forget_undelivered(sequence, actions);
+        } else if task.cancel_wanted {
+            self.settle_unrun(sequence, Outcome::Cancelled, None, actions);
+        } else if task.is_expired(now) {
+            self.settle_unrun(sequence, Outcome::Expired, None, actions);
+        } else {
+            self.wait(sequence, true);
+        }
+    }
+
+    /// Nobody runs a task any more that is only known from beats: its message comes again to this leader and
+    /// starts it anew, unless it is settled.
+    pub(crate) fn forget_undelivered(&mut self, sequence: Sequence, actions: &mut Actions) {
+        let Some(task) = self.tasks.remove(sequence) else { return };
+        self.release_duplicates(&task.id, actions);
+    }
+
+    fn wait(&mut self, sequence: Sequence, front: bool) {
+        let Some(task) = self.tasks.get_mut(sequence) else { return };
+        task.state = State::Waiting;
+        self.kinds.get_mut(task.demand.kind).waiting[task.priority as usize] += 1;
+        self.queues.push(&task.demand, task.priority, sequence, front);
+        // More of what nobody could ever run is sent back.
+        if let Some(queue) = self.queues.blocked(&task.demand)
+            && self.queues.len(queue) > HOPELESS_KEPT
+            && !placement::anybody_able(&task.demand, self.kinds.get(task.demand.kind), &self.registry)
+        {
+            self.queues.unblock(queue);
+        }
+    }
+
+    fn back_off(&mut self, sequence: Sequence, delay: Duration, now: Timestamp) {
+        if let Some(task) = self.tasks.get_mut(sequence) {
+            task.state = State::BackingOff;
+            self.timers.push(Reverse((now + delay, Timer::Retry(sequence))));
+        }
+    }
+
+    pub(crate) fn retry(&mut self, sequence: Sequence, now: Timestamp, actions: &mut Actions) {
+        if self.tasks.get(sequence).is_some_and(|task| task.state == State::BackingOff) {
+            self.wait_again(sequence, now, actions);
+        }
+    }
+
+    pub(crate) fn expire(&mut self, sequence: Sequence, now: Timestamp, actions: &mut Actions) {
+        let Some(task) = self.tasks.get(sequence) else { return };
+        if task.is_expired(now) && matches!(task.state, State::Waiting | State::BackingOff) {
+            self.settle_unrun(sequence, Outcome::Expired, None, actions);
+        }
+    }
+
+    /// Settles a task by the end of an attempt.
+    fn settle(
+        &mut self,
+        id: &AgentId,
+        attempt: &Attempt,
+        done: Done,
+        outcome: Outcome,
+        now: Timestamp,
+        actions: &mut Actions,
+    ) {
+        let by = Some((id.clone(), done.attempt));
+        let task = self.tasks.get_mut(done.sequence).expect("a task that an attempt ends is there");
+        task.last_agent = Some(id.clone());
+        task.state = State::Settling { by: by.clone() };
+        let started = attempt.started.min(now);
+        let settlement = Settlement {
+            sequence: done.sequence,
+            id: task.id.clone(),
+            kind: self.kinds.get(task.demand.kind).kind.clone(),
+            outcome,
+            attempts: task.attempts,
+            by,
+            error: if outcome == Outcome::Succeeded { None } else { done.error },
+            queued: started.since(task.accepted),
+            run: done.run,
+            dead_letter: outcome == Outcome::Failed,
+        };
+        self.record(settlement, actions);
+    }
+
+    /// Settles a task that no attempt is running of.
+    fn settle_unrun(
+        &mut self,
+        sequence: Sequence,
+        outcome: Outcome,
+        error: Option<CompactString>,
+        actions: &mut Actions,
+    ) {
+        self.leave_line(sequence);
+        let Some(task) = self.tasks.get_mut(sequence) else { return };
+        task.state = State::Settling { by: None };
+        let settlement = Settlement {
+            sequence,
+            id: task.id.clone(),
+            kind: self.kinds.get(task.demand.kind).kind.clone(),
+            outcome,
+            attempts: task.attempts,
+            by: None,
+            error: error.or_else(|| unrun_reason(outcome, task)),
+            queued: Duration::ZERO,
+            run: Duration::ZERO,
+            dead_letter: outcome == Outcome::Dead,
+        };
+        self.record(settlement, actions);
+    }
+
+    fn record(&mut self, settlement: Settlement, actions: &mut Actions) {
+        self.counters.settled[settlement.outcome as usize] += 1;
+        let told = match settlement.outcome {
+            Outcome::Succeeded => None,
+            Outcome::Failed | Outcome::Dead => Some("dead"),
+            Outcome::Cancelled => Some("cancelled"),
+            Outcome::Expired => Some("expired"),
+        };
+        if let Some(what) = told {
+            let notice = self.task_notice(what, settlement.sequence);
+            let detail = settlement.error.as_deref().unwrap_or(settlement.outcome.as_str());
+            self.tell(notice.detail(detail), actions);
+        }
+        actions.push(Action::Record(settlement));
+    }
+
+    pub(crate) fn task_recorded(&mut self, sequence: Sequence, actions: &mut Actions) {
+        let Some(task) = self.tasks.get(sequence) else { return };
+        if let State::Settling { by: Some((agent, attempt)) } = &task.state {
+            actions.push(Action::Settled { agent: agent.clone(), attempt: attempt.clone() });
+        }
+    }
+
+    pub(crate) fn task_removed(&mut self, sequence: Sequence, actions: &mut Actions) {
+        self.leave_line(sequence);
+        // Another leader settled it, and what still runs of it is in vain.
+        if let Some(attempt) = self.vacate(sequence) {
+            let agent = self.registry.get(attempt.agent).id.clone();
+            let attempt = self.tasks.get(sequence).expect("it was vacated above").attempt_ref(&attempt);
+            actions.push(Action::Cancel { agent, attempt, reason: "the task is settled" });
+        }
+        let Some(task) = self.tasks.remove(sequence) else { return };
+        self.release_duplicates(&task.id, actions);
+    }
+
+    fn release_duplicates(&mut self, id: &TaskId, actions: &mut Actions) {
+        actions.extend(self.tasks.take_duplicates(id).into_iter().map(Action::SettleDuplicate));
+    }
+
+    fn task_notice(&self, what: &'static str, sequence: Sequence) -> Notice {
+        let task = self.tasks.get(sequence);
+        Notice {
+            topic: "task",
+            what,
+            agent: task.and_then(|task| task.last_agent.clone()),
+            task: task.map(|t| (t.id.clone(), self.kinds.get(t.demand.kind).kind.clone(), t.attempts)),
+            detail: None,
+        }
+    }
+}
+
+fn unrun_reason(outcome: Outcome, task: &Task) -> Option<CompactString> {
+    match outcome {
+        Outcome::Expired => Some("its deadline passed before it could be started".to_compact_string()),
+        Outcome::Cancelled => Some("it was cancelled".to_compact_string()),
+        _ => task.last_error.clone(),
+    }
+}

@@ -1,0 +1,26 @@
+//! Decides which agent runs which task, and when an agent counts as lost.
+//!
+//! The scheduler does no I/O: it is told what happened and what time it is ([`Event`]), and says what the
+//! coordinator must now do ([`Action`]). It has no clock, no connection and no unseeded randomness, so the same
+//! events give the same actions on every run, and each of its decisions can be reached from a plain test.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod attempts;
+mod brake;
+mod config;
+mod event;
+mod liveness;
+mod performance;
+mod queue;
+mod registry;
+mod scheduler;
+mod tasks;
+mod time;
+mod view;
+
+pub mod placement;
+
+pub use config::{Config, KindConfig, KindSettings, Liveness};
+pub use event::{Action, Actions, Delivery, Dispatch, Done, Event, Notice, Sequence, Settlement, Unreadable};
+pub use scheduler::Scheduler;
+pub use time::Timestamp;

@@ -1,0 +1,492 @@
+//! What is done about agents: registering, beating, falling silent, leaving.
+
+use std::time::Duration;
+
+use rustc_hash::FxHashSet;
+use shared::api::AgentState;
+use shared::message::{AttemptRef, Beat, Bye, Held, HeldState, Hello, Report};
+use shared::{AgentId, Epoch};
+
+use crate::brake::{RETURN, Verdicts};
+use crate::event::{Action, Actions, Notice, Sequence};
+use crate::queue::KindKey;
+use crate::registry::{Agent, AgentKey};
+use crate::tasks::{Attempt, State, Task};
+use crate::{Scheduler, Timestamp};
+
+/// An attempt that a beat does not list counts as missing only when it was ordered longer ago than this: the
+/// beat may have crossed it.
+const CROSSING: Duration = Duration::from_millis(700);
+
+/// Losses of an agent longer ago than this do not count as flapping.
+const FLAP_WINDOW: Duration = Duration::from_secs(60);
+
+/// Why an agent's work goes elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Nobody listens on its inbox.
+    Gone,
+    /// It neither beats nor answers.
+    Silent,
+    /// Another process came under its id.
+    Restarted,
+    /// It said goodbye.
+    Left,
+}
+
+impl Loss {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Loss::Gone => "nobody listens on its inbox",
+            Loss::Silent => "it is silent",
+            Loss::Restarted => "it was started anew",
+            Loss::Left => "it left",
+        }
+    }
+
+    /// Whether it speaks against the agent, and against what it ran.
+    pub(crate) fn is_charged(self) -> bool {
+        self != Loss::Left
+    }
+}
+
+impl Scheduler {
+    pub(crate) fn agent_hello(&mut self, id: &AgentId, hello: &Hello, now: Timestamp, actions: &mut Actions) {
+        let key = self.registry.find_or_add(id, now);
+        let agent = self.registry.get(key);
+        if hello.incarnation < agent.incarnation {
+            return;
+        }
+        let is_new_process = hello.incarnation != agent.incarnation;
+        let was_known = agent.incarnation.0 != 0;
+        if is_new_process && was_known && agent.is_present() {
+            self.lose(key, Loss::Restarted, now, actions);
+        }
+        self.describe(key, hello);
+        let agent = self.registry.get_mut(key);
+        agent.heard(now);
+        if is_new_process {
+            agent.beat_sequence = 0;
+            agent.report = None;
+        }
+        if is_new_process || agent.state == AgentState::Offline {
+            agent.state = AgentState::Starting;
+            self.tell(Notice::agent("joined", id), actions);
+            self.quarantine_if_flapping(key, now, actions);
+        }
+        if hello.draining {
+            self.registry.get_mut(key).state = AgentState::Stopping;
+        }
+        self.compare(key, &hello.holds, now, actions);
+        self.look_back(actions);
+        if self.epoch.is_some() {
+            actions.push(Action::Welcome { agent: id.clone(), hello_wanted: false });
+        }
+        self.shares_changed(key);
+    }
+
+    fn describe(&mut self, key: AgentKey, hello: &Hello) {
+        let kinds: FxHashSet<KindKey> = hello.kinds.iter().map(|kind| self.kind_key(kind)).collect();
+        let agent = self.registry.get_mut(key);
+        for gone in agent.kinds.difference(&kinds) {
+            self.kinds.get_mut(*gone).agents.retain(|other| *other != key);
+        }
+        for new in kinds.difference(&agent.kinds) {
+            self.kinds.get_mut(*new).agents.push(key);
+        }
+        agent.describe(hello, kinds);
+        self.served_version += 1;
+    }
+
+    pub(crate) fn agent_beat(&mut self, id: &AgentId, beat: &Beat, now: Timestamp, actions: &mut Actions) {
+        let known = self.registry.find(id).filter(|key| self.registry.get(*key).incarnation == beat.incarnation);
+        let Some(key) = known else {
+            let outdated =
+                self.registry.find(id).is_some_and(|key| beat.incarnation < self.registry.get(key).incarnation);
+            if !outdated {
+                actions.push(Action::Welcome { agent: id.clone(), hello_wanted: true });
+            }
+            return;
+        };
+        let agent = self.registry.get_mut(key);
+        if beat.sequence != 0 && beat.sequence <= agent.beat_sequence {
+            return;
+        }
+        agent.beat_sequence = agent.beat_sequence.max(beat.sequence);
+        agent.heard(now);
+        self.revive(key, beat.draining, now, actions);
+        self.compare(key, &beat.holds, now, actions);
+        if let Some(adoption) = &mut self.adoption {
+            adoption.awaited.remove(&key);
+        }
+    }
+
+    /// An agent that beats is well, whatever was thought of it.
+    fn revive(&mut self, key: AgentKey, draining: bool, now: Timestamp, actions: &mut Actions) {
+        let agent = self.registry.get_mut(key);
+        let state = match agent.state {
+            _ if draining => AgentState::Stopping,
+            AgentState::Stopping => AgentState::Stopping,
+            _ if agent.quarantined_until.is_some() => AgentState::Degraded,
+            _ => AgentState::Healthy,
+        };
+        let before = std::mem::replace(&mut agent.state, state);
+        if state == AgentState::Stopping && !draining && self.epoch.is_some() {
+            // The order to drain was lost, or has crossed this beat.
+            actions.push(Action::Drain(agent.id.clone()));
+        }
+        if before == state {
+            return;
+        }
+        let id = agent.id.clone();
+        match before {
+            AgentState::Unhealthy => self.tell(Notice::agent("recovered", &id), actions),
+            AgentState::Offline => {
+                self.served_version += 1;
+                self.look_back(actions);
+                self.tell(Notice::agent("returned", &id), actions);
+                actions.push(Action::Welcome { agent: id, hello_wanted: true });
+                self.quarantine_if_flapping(key, now, actions);
+            }
+            _ => {}
+        }
+        self.shares_changed(key);
+    }
+
+    /// An agent that was lost and has come back again and again gets no work for a while.
+    fn quarantine_if_flapping(&mut self, key: AgentKey, now: Timestamp, actions: &mut Actions) {
+        let (limit, first) = (self.config.liveness.flap_limit, self.config.liveness.quarantine);
+        let agent = self.registry.get_mut(key);
+        while agent.losses.front().is_some_and(|lost| now.since(*lost) > FLAP_WINDOW) {
+            agent.losses.pop_front();
+        }
+        if agent.losses.len() < limit as usize || agent.state == AgentState::Stopping {
+            return;
+        }
+        let span = (first * (1 << agent.quarantines.min(8))).min(first * 20);
+        agent.losses.clear();
+        agent.quarantines += 1;
+        agent.quarantined_until = Some(now + span);
+        agent.state = AgentState::Degraded;
+        let detail = format!("it was lost and returned {limit} times within a minute: no work for {span:?}");
+        let notice = Notice::agent("quarantined", &agent.id).detail(detail);
+        self.tell(notice, actions);
+    }
+
+    fn end_quarantine(&mut self, key: AgentKey, actions: &mut Actions) {
+        let agent = self.registry.get_mut(key);
+        agent.quarantined_until = None;
+        if agent.state == AgentState::Degraded {
+            agent.state = AgentState::Healthy;
+        }
+        let notice = Notice::agent("released", &agent.id);
+        self.tell(notice, actions);
+        self.shares_changed(key);
+    }
+
+    pub(crate) fn agent_report(&mut self, id: &AgentId, report: Report) {
+        let Some(key) = self.registry.find(id) else { return };
+        let agent = self.registry.get_mut(key);
+        if agent.incarnation == report.incarnation {
+            agent.report = Some(report);
+            agent.in_flight_at_report = agent.in_flight.len();
+            self.shares_changed(key);
+        }
+    }
+
+    pub(crate) fn agent_bye(&mut self, id: &AgentId, bye: &Bye, now: Timestamp, actions: &mut Actions) {
+        let Some(key) = self.registry.find(id) else { return };
+        if self.registry.get(key).incarnation != bye.incarnation || !self.registry.get(key).is_present() {
+            return;
+        }
+        // What it hands back was never started: nobody is charged for it.
+        for returned in &bye.returned {
+            if let Some(sequence) = self.tasks.find(&returned.task)
+                && self.tasks.get(sequence).and_then(Task::attempt).is_some_and(|a| is(a, key, returned))
+            {
+                self.vacate(sequence);
+                self.wait_again(sequence, now, actions);
+            }
+        }
+        // Nor for what it says it ran: it has ended it itself.
+        self.lose(key, Loss::Left, now, actions);
+        self.tell(Notice::agent("left", id), actions);
+    }
+
+    pub(crate) fn agent_unreachable(&mut self, id: &AgentId, now: Timestamp, actions: &mut Actions) {
+        let Some(key) = self.registry.find(id) else { return };
+        let agent = self.registry.get_mut(key);
+        if agent.is_present() && agent.unreachable_since.is_none() {
+            agent.unreachable_since = Some(now);
+            self.suspect(key, now, actions);
+        }
+    }
+
+    pub(crate) fn agent_drained(&mut self, id: &AgentId, actions: &mut Actions) {
+        let Some(key) = self.registry.find(id) else { return };
+        let agent = self.registry.get_mut(key);
+        if agent.is_present() {
+            agent.state = AgentState::Stopping;
+            self.shares_changed(key);
+            actions.push(Action::Drain(id.clone()));
+            self.tell(Notice::agent("drained", id), actions);
+        }
+    }
+
+    pub(crate) fn agent_disconnected(&mut self, id: &AgentId, now: Timestamp, actions: &mut Actions) {
+        let Some(key) = self.registry.find(id) else { return };
+        let agent = self.registry.get_mut(key);
+        // Only an answer to a probe tells a crash from a reconnect.
+        if agent.is_present() && agent.state != AgentState::Stopping {
+            agent.connection_closed = true;
+            self.suspect(key, now, actions);
+        }
+    }
+
+    pub(crate) fn canary_heard(&mut self, now: Timestamp, actions: &mut Actions) {
+        if self.brake.canary_heard(now) {
+            self.link_restored(now, actions);
+        }
+    }
+
+    pub(crate) fn link_restored(&mut self, now: Timestamp, actions: &mut Actions) {
+        self.forgive_silence(RETURN, now);
+        self.tell(
+            Notice::mesh("link-restored", "the link to the broker was interrupted: no verdicts for a while"),
+            actions,
+        );
+    }
+
+    /// Silence until now says nothing: everybody gets a fresh timeout, and no verdict is given for this long.
+    pub(crate) fn forgive_silence(&mut self, grace: Duration, now: Timestamp) {
+        self.brake.hold_until(now + grace);
+        for key in self.registry.keys() {
+            let agent = self.registry.get_mut(key);
+            if agent.is_present() {
+                agent.heard(now);
+            }
+        }
+    }
+
+    pub(crate) fn check_agents(&mut self, now: Timestamp, actions: &mut Actions) {
+        let verdicts_are_free = self.check_brake(now, actions);
+        for key in self.registry.keys() {
+            let agent = self.registry.get(key);
+            if !agent.is_present() {
+                continue;
+            }
+            if agent.quarantined_until.is_some_and(|until| until <= now) {
+                self.end_quarantine(key, actions);
+            }
+            let agent = self.registry.get(key);
+            match self.verdict(agent, now) {
+                Some(loss) if verdicts_are_free => {
+                    let id = agent.id.clone();
+                    self.lose(key, loss, now, actions);
+                    self.tell(Notice::agent("lost", &id).detail(loss.as_str()), actions);
+                }
+                _ if self.is_suspect(agent, now) => self.suspect(key, now, actions),
+                _ => {}
+            }
+        }
+        self.forget_agents(now);
+    }
+
+    /// Whether verdicts may be given.
+    fn check_brake(&mut self, now: Timestamp, actions: &mut Actions) -> bool {
+        let present = || self.registry.iter().filter(|(_, agent)| agent.is_present());
+        let suspects = present().filter(|(_, agent)| self.is_suspect(agent, now)).count();
+        let count = present().count();
+        match self.brake.check(suspects, count, self.config.liveness.storm_share, now) {
+            Verdicts::Free => true,
+            Verdicts::Held => false,
+            Verdicts::StormBegan => {
+                let detail =
+                    format!("{suspects} of {count} agents fell silent together: the link is suspected, not they");
+                self.tell(Notice::mesh("storm-began", detail), actions);
+                false
+            }
+            Verdicts::StormEnded => {
+                self.forgive_silence(Duration::ZERO, now);
+                self.tell(Notice::mesh("storm-ended", "verdicts are given again, after fresh timeouts"), actions);
+                false
+            }
+        }
+    }
+
+    fn is_suspect(&self, agent: &Agent, now: Timestamp) -> bool {
+        let silent = now.since(agent.last_heard) >= self.config.liveness.suspect_after;
+        silent || agent.unreachable_since.is_some() || agent.connection_closed
+    }
+
+    /// Why the agent counts as lost, if it does.
+    fn verdict(&self, agent: &Agent, now: Timestamp) -> Option<Loss> {
+        let liveness = &self.config.liveness;
+        let grace = if agent.connection_closed { liveness.closed_after } else { liveness.gone_after };
+        if agent.unreachable_since.is_some_and(|since| now.since(since) >= grace) {
+            Some(Loss::Gone)
+        } else if now.since(agent.last_heard) >= liveness.lost_after {
+            Some(Loss::Silent)
+        } else {
+            None
+        }
+    }
+
+    fn forget_agents(&mut self, now: Timestamp) {
+        let forgotten = self.registry.forget(self.config.liveness.forget_after, now);
+        for key in forgotten {
+            self.with_room.remove(&key);
+            for entry in self.kinds.iter_mut() {
+                entry.agents.retain(|other| *other != key);
+                entry.strategy.forget(key);
+            }
+            self.served_version += 1;
+        }
+    }
+
+    /// A suspect keeps its work, gets none, and is asked whether it is there.
+    fn suspect(&mut self, key: AgentKey, now: Timestamp, actions: &mut Actions) {
+        let agent = self.registry.get_mut(key);
+        if matches!(agent.state, AgentState::Healthy | AgentState::Degraded) {
+            agent.state = AgentState::Unhealthy;
+            self.shares_changed(key);
+        }
+        let agent = self.registry.get_mut(key);
+        if now.since(agent.last_probe) >= crate::scheduler::TICK * 2 && self.epoch.is_some() {
+            agent.last_probe = now;
+            actions.push(Action::Probe(agent.id.clone()));
+        }
+    }
+
+    /// The agent is gone: what it ran starts elsewhere.
+    fn lose(&mut self, key: AgentKey, loss: Loss, now: Timestamp, actions: &mut Actions) {
+        let agent = self.registry.get_mut(key);
+        agent.state = AgentState::Offline;
+        agent.heard(now);
+        agent.kept_for = None;
+        if loss.is_charged() {
+            agent.losses.push_back(now);
+        }
+        let mut lost: Vec<Sequence> = agent.in_flight.iter().copied().collect();
+        lost.sort_unstable();
+        self.served_version += 1;
+        if let Some(adoption) = &mut self.adoption {
+            adoption.awaited.remove(&key);
+        }
+        // The oldest shall stand first in its line again.
+        for sequence in lost.into_iter().rev() {
+            self.attempt_lost(sequence, loss, now, actions);
+        }
+        self.shares_changed(key);
+    }
+
+    /// Compares what the agent holds with what it was ordered to do.
+    fn compare(&mut self, key: AgentKey, holds: &[Held], now: Timestamp, actions: &mut Actions) {
+        if self.epoch.is_none() {
+            self.remember(key, holds);
+            return;
+        }
+        for held in holds {
+            self.hold(key, held, now, actions);
+        }
+        let listed: FxHashSet<Sequence> = holds.iter().map(|held| Sequence(held.sequence)).collect();
+        let absent: Vec<Sequence> =
+            self.registry.get(key).in_flight.iter().copied().filter(|s| !listed.contains(s)).collect();
+        self.registry.get_mut(key).missing.retain(|sequence| !listed.contains(sequence));
+        for sequence in absent {
+            self.not_held(key, sequence, now, actions);
+        }
+    }
+
+    /// A standby remembers what runs, so that it knows when it takes over.
+    fn remember(&mut self, key: AgentKey, holds: &[Held]) {
+        let listed: FxHashSet<(Sequence, u32, Epoch)> =
+            holds.iter().map(|held| (Sequence(held.sequence), held.attempt, held.epoch)).collect();
+        let is_listed = |sequence: Sequence| {
+            let attempt = self.tasks.get(sequence).and_then(Task::attempt);
+            attempt.is_some_and(|attempt| listed.contains(&(sequence, attempt.number, attempt.epoch)))
+        };
+        let absent: Vec<Sequence> =
+            self.registry.get(key).in_flight.iter().copied().filter(|s| !is_listed(*s)).collect();
+        for sequence in absent {
+            self.vacate(sequence);
+            self.tasks.remove(sequence);
+        }
+        for held in holds {
+            self.adopt(key, held);
+        }
+    }
+
+    fn hold(&mut self, key: AgentKey, held: &Held, now: Timestamp, actions: &mut Actions) {
+        if Some(held.epoch) > self.epoch {
+            // A newer leader ordered it: we do not lead any more, and have not been told yet.
+            return;
+        }
+        let sequence = Sequence(held.sequence);
+        let attempt = AttemptRef { task: held.task.clone(), attempt: held.attempt, epoch: held.epoch };
+        let agent = || self.registry.get(key).id.clone();
+        match self.tasks.get(sequence) {
+            None if held.state == HeldState::Done => {
+                // Its `done` is repeated, and answered when it comes.
+            }
+            None if now < self.adopt_until && Some(held.epoch) < self.epoch => self.adopt(key, held),
+            None => actions.push(Action::Cancel { agent: agent(), attempt, reason: "it is not wanted any more" }),
+            Some(task) => match &task.state {
+                State::Running(current) if is(current, key, &attempt) => {}
+                // The agent took over the number of an attempt that it runs already; its next beat says so.
+                State::Running(current) if current.agent == key => {}
+                State::Running(_) | State::Settling { .. } if held.state == HeldState::Done => {}
+                State::Running(_) | State::Settling { .. } => {
+                    actions.push(Action::Cancel { agent: agent(), attempt, reason: "another attempt replaced it" });
+                }
+                // It was given up for lost and runs all the same: it is still the task's attempt.
+                State::Waiting | State::BackingOff if held.state != HeldState::Done => {
+                    self.leave_line(sequence);
+                    let attempt = Attempt { agent: key, number: held.attempt, epoch: held.epoch, started: now };
+                    self.occupy(sequence, attempt);
+                }
+                State::Waiting | State::BackingOff => {}
+            },
+        }
+    }
+
+    /// Takes over an attempt that another leader ordered. Its message has not come yet.
+    fn adopt(&mut self, key: AgentKey, held: &Held) {
+        let sequence = Sequence(held.sequence);
+        if held.state == HeldState::Done || self.tasks.get(sequence).is_some() {
+            return;
+        }
+        let kind = self.kind_key(&held.kind);
+        self.tasks.insert(sequence, Task::adopted(held, kind));
+        let started = self.registry.get(key).last_heard;
+        self.occupy(sequence, Attempt { agent: key, number: held.attempt, epoch: held.epoch, started });
+    }
+
+    /// The agent should hold this and does not: the order was lost on the way, and is repeated.
+    fn not_held(&mut self, key: AgentKey, sequence: Sequence, now: Timestamp, actions: &mut Actions) {
+        let Some(task) = self.tasks.get(sequence) else { return };
+        let Some(attempt) = task.attempt() else { return };
+        if now.since(attempt.started) < CROSSING {
+            return;
+        }
+        if !self.registry.get_mut(key).missing.insert(sequence) {
+            self.vacate(sequence);
+            if self.tasks.get(sequence).is_some_and(|task| task.delivered) {
+                self.restart_unstarted(sequence, now, actions);
+            } else {
+                self.forget_undelivered(sequence, actions);
+            }
+        }
+    }
+
+    pub(crate) fn tell(&self, notice: Notice, actions: &mut Actions) {
+        if self.epoch.is_some() {
+            actions.push(Action::Tell(notice));
+        }
+    }
+}
+
+/// Whether this is the attempt named, on this agent.
+pub(crate) fn is(attempt: &Attempt, agent: AgentKey, named: &AttemptRef) -> bool {
+    attempt.agent == agent && attempt.number == named.attempt && attempt.epoch == named.epoch
+}

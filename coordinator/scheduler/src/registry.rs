@@ -1,0 +1,246 @@
+//! The agents: who they are, how they are doing, what they carry.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use indexmap::IndexSet;
+use rustc_hash::{FxHashMap, FxHashSet};
+use shared::api::AgentState;
+use shared::message::{Hello, Report};
+use shared::needs::Labels;
+use shared::{AgentId, Incarnation, Resources};
+
+use crate::Timestamp;
+use crate::event::Sequence;
+use crate::performance::Performance;
+use crate::queue::{KindEntry, KindKey};
+
+/// Short name of an agent within the scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct AgentKey(u32);
+
+/// An agent as the scheduler knows it.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) id: AgentId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) state: AgentState,
+    pub(crate) slots: u32,
+    /// How many attempts it takes beyond its slots, so that these never wait for the network.
+    pub(crate) queue: u32,
+    pub(crate) kinds: FxHashSet<KindKey>,
+    pub(crate) labels: Labels,
+    pub(crate) host: String,
+    pub(crate) version: String,
+    pub(crate) capacity: Resources,
+    pub(crate) reserved: Resources,
+    /// Tasks whose current attempt it has.
+    pub(crate) in_flight: IndexSet<Sequence, rustc_hash::FxBuildHasher>,
+    pub(crate) last_heard: Timestamp,
+    pub(crate) beat_sequence: u64,
+    pub(crate) last_probe: Timestamp,
+    /// Since when the broker says that nobody listens on its inbox.
+    pub(crate) unreachable_since: Option<Timestamp>,
+    /// Whether the broker has seen its connection close since it was heard.
+    pub(crate) connection_closed: bool,
+    /// When it was lost, of late: one that comes and goes gets no work for a while.
+    pub(crate) losses: VecDeque<Timestamp>,
+    /// Until when it gets none, and how often that was so.
+    pub(crate) quarantined_until: Option<Timestamp>,
+    pub(crate) quarantines: u32,
+    /// A task that runs alone, for which no other is given to the agent.
+    pub(crate) kept_for: Option<Sequence>,
+    pub(crate) report: Option<Report>,
+    /// What it carried when it reported: what has come since is not in the report's figures.
+    pub(crate) in_flight_at_report: usize,
+    pub(crate) performance: FxHashMap<KindKey, Performance>,
+    /// When it was last given something, on a counter that all placements share.
+    pub(crate) last_turn: u64,
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
+    /// Attempts that a beat should have listed and did not, once.
+    pub(crate) missing: FxHashSet<Sequence>,
+}
+
+impl Agent {
+    fn new(id: AgentId, now: Timestamp) -> Self {
+        Self {
+            id,
+            incarnation: Incarnation::default(),
+            state: AgentState::Starting,
+            slots: 0,
+            queue: 0,
+            kinds: FxHashSet::default(),
+            labels: Labels::new(),
+            host: String::new(),
+            version: String::new(),
+            capacity: Resources::ZERO,
+            reserved: Resources::ZERO,
+            in_flight: IndexSet::default(),
+            last_heard: now,
+            beat_sequence: 0,
+            last_probe: Timestamp::default(),
+            unreachable_since: None,
+            connection_closed: false,
+            losses: VecDeque::new(),
+            quarantined_until: None,
+            quarantines: 0,
+            kept_for: None,
+            report: None,
+            in_flight_at_report: 0,
+            performance: FxHashMap::default(),
+            last_turn: 0,
+            succeeded: 0,
+            failed: 0,
+            missing: FxHashSet::default(),
+        }
+    }
+
+    /// Takes over what a hello says about the agent.
+    pub(crate) fn describe(&mut self, hello: &Hello, kinds: FxHashSet<KindKey>) {
+        self.incarnation = hello.incarnation;
+        self.slots = hello.slots;
+        self.queue = hello.queue;
+        self.kinds = kinds;
+        self.labels.clone_from(&hello.labels);
+        self.host.clone_from(&hello.host);
+        self.version.clone_from(&hello.version);
+        self.capacity = hello.capacity;
+    }
+
+    /// Whether it may get new work, if it has room for it.
+    pub(crate) fn takes_work(&self) -> bool {
+        matches!(self.state, AgentState::Healthy)
+    }
+
+    /// Whether it may get new work and has a place for it.
+    pub(crate) fn has_place(&self) -> bool {
+        self.takes_work() && self.in_flight.len() < (self.slots + self.queue) as usize
+    }
+
+    /// It was heard: what made it suspect is past.
+    pub(crate) fn heard(&mut self, now: Timestamp) {
+        self.last_heard = now;
+        self.unreachable_since = None;
+        self.connection_closed = false;
+    }
+
+    /// Whether it is there, as far as anybody knows.
+    pub(crate) fn is_present(&self) -> bool {
+        !matches!(self.state, AgentState::Offline)
+    }
+
+    /// What it can still reserve. A dimension that it names no capacity for is not limited.
+    pub(crate) fn unreserved(&self) -> Resources {
+        let mut left = self.capacity.minus(&self.reserved).dimensions();
+        for (left, capacity) in left.iter_mut().zip(self.capacity.dimensions()) {
+            if capacity == 0 {
+                *left = u64::MAX;
+            }
+        }
+        Resources::from_dimensions(left)
+    }
+
+    /// Whether all that it has is enough for this.
+    pub(crate) fn is_large_enough_for(&self, resources: &Resources) -> bool {
+        let needed_and_had = resources.dimensions().into_iter().zip(self.capacity.dimensions());
+        needed_and_had.into_iter().all(|(need, capacity)| capacity == 0 || need <= capacity)
+    }
+
+    /// Running plus queued per slot.
+    pub(crate) fn load(&self) -> f64 {
+        self.in_flight.len() as f64 / f64::from(self.slots.max(1))
+    }
+
+    /// How well it does the kind, compared with the others; 1.0 before anything is known.
+    pub(crate) fn weight_for(&self, kind: &KindEntry) -> f64 {
+        self.performance.get(&kind.key).map_or(1.0, |performance| performance.weight(&kind.run_time))
+    }
+
+    /// Share of each resource in use, 0.0 to 1.0: what its last report measured, and what it has been given
+    /// since, an attempt being counted as the share of a slot, or by its reservation where that is more.
+    pub(crate) fn estimated_use(&self) -> [f64; 4] {
+        let measured = self.report.as_ref().map_or([0.0; 4], |r| [r.cpu, r.memory, r.disk, r.network]);
+        let since = self.in_flight.len() as f64 - self.in_flight_at_report as f64;
+        let by_slots = since / f64::from(self.slots.max(1));
+        let (reserved, capacity) = (self.reserved.dimensions(), self.capacity.dimensions());
+        std::array::from_fn(|i| {
+            let by_reservation = if capacity[i] == 0 { 0.0 } else { reserved[i] as f64 / capacity[i] as f64 };
+            // Attempts load the CPU; how much of the rest they take is only known where they reserve it.
+            let estimated = if i == 0 { measured[i] + by_slots } else { measured[i] };
+            estimated.max(by_reservation).clamp(0.0, 1.0)
+        })
+    }
+
+    /// The last report as it is shown.
+    pub(crate) fn usage(&self) -> BTreeMap<String, f64> {
+        let Some(report) = &self.report else { return BTreeMap::new() };
+        let shares = [report.cpu, report.memory, report.disk, report.network];
+        Resources::NAMES.iter().map(|name| (*name).to_owned()).zip(shares).collect()
+    }
+}
+
+/// All agents that have registered and are not forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    agents: Vec<Option<Agent>>,
+    by_id: FxHashMap<AgentId, AgentKey>,
+    free: Vec<AgentKey>,
+}
+
+impl Registry {
+    pub(crate) fn find(&self, id: &AgentId) -> Option<AgentKey> {
+        self.by_id.get(id).copied()
+    }
+
+    /// The agent of this id, made if it is new.
+    pub(crate) fn find_or_add(&mut self, id: &AgentId, now: Timestamp) -> AgentKey {
+        if let Some(key) = self.find(id) {
+            return key;
+        }
+        let agent = Agent::new(id.clone(), now);
+        let key = self.free.pop().unwrap_or_else(|| {
+            self.agents.push(None);
+            AgentKey(u32::try_from(self.agents.len() - 1).expect("fewer than four billion agents"))
+        });
+        self.agents[key.0 as usize] = Some(agent);
+        self.by_id.insert(id.clone(), key);
+        key
+    }
+
+    pub(crate) fn get(&self, key: AgentKey) -> &Agent {
+        self.agents[key.0 as usize].as_ref().expect("keys of forgotten agents are not kept")
+    }
+
+    pub(crate) fn get_mut(&mut self, key: AgentKey) -> &mut Agent {
+        self.agents[key.0 as usize].as_mut().expect("keys of forgotten agents are not kept")
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (AgentKey, &Agent)> {
+        self.agents.iter().enumerate().filter_map(|(i, agent)| Some((AgentKey(i as u32), agent.as_ref()?)))
+    }
+
+    /// The agent, if it is not forgotten.
+    pub(crate) fn try_get_mut(&mut self, key: AgentKey) -> Option<&mut Agent> {
+        self.agents.get_mut(key.0 as usize)?.as_mut()
+    }
+
+    pub(crate) fn keys(&self) -> Vec<AgentKey> {
+        self.iter().map(|(key, _)| key).collect()
+    }
+
+    /// Drops agents that have been gone for longer than `after`, and names them.
+    pub(crate) fn forget(&mut self, after: Duration, now: Timestamp) -> Vec<AgentKey> {
+        let gone = |agent: &Agent| {
+            agent.state == AgentState::Offline && agent.in_flight.is_empty() && now.since(agent.last_heard) > after
+        };
+        let forgotten: Vec<AgentKey> = self.iter().filter(|(_, agent)| gone(agent)).map(|(key, _)| key).collect();
+        for key in &forgotten {
+            if let Some(agent) = self.agents[key.0 as usize].take() {
+                self.by_id.remove(&agent.id);
+                self.free.push(*key);
+            }
+        }
+        forgotten
+    }
+}

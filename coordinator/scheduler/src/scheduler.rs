@@ -1,0 +1,453 @@
+//! The scheduler itself: one entry for events, one answer for time.
+//!
+//! What it does about agents stands in `liveness`, what it does about tasks in `attempts`.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::time::Duration;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use shared::message::AttemptRef;
+use shared::{Epoch, Kind};
+
+use crate::Timestamp;
+use crate::brake::Brake;
+use crate::config::Config;
+use crate::event::{Action, Actions, Dispatch, Event, Sequence};
+use crate::performance::Performance;
+use crate::placement::{self, Candidates};
+use crate::queue::{Demand, KindKey, Kinds, QueueKey, Queues};
+use crate::registry::{Agent, AgentKey, Registry};
+use crate::tasks::{Attempt, State, Tasks};
+
+/// How often agents are looked at for silence.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
+
+/// Tasks of one demand that are kept at hand although no agent could run them: enough to tell why they wait.
+pub(crate) const HOPELESS_KEPT: usize = 8;
+
+/// How long the others are sent back at least.
+const HOPELESS_DELAY: Duration = Duration::from_secs(60);
+
+/// Longest wait for the agents to say what they hold, after a leader has taken over.
+pub(crate) const ADOPTION: Duration = Duration::from_millis(1000);
+
+/// Decides which agent runs which task, and when an agent counts as lost.
+#[derive(Debug)]
+pub struct Scheduler {
+    pub(crate) config: Config,
+    pub(crate) registry: Registry,
+    pub(crate) kinds: Kinds,
+    pub(crate) queues: Queues,
+    pub(crate) tasks: Tasks,
+    pub(crate) random: fastrand::Rng,
+    /// The epoch it leads in, if it leads.
+    pub(crate) epoch: Option<Epoch>,
+    /// Agents whose word is awaited before anything is placed, and until when.
+    pub(crate) adoption: Option<Adoption>,
+    /// Attempts of an older epoch are taken over until then.
+    pub(crate) adopt_until: Timestamp,
+    pub(crate) brake: Brake,
+    pub(crate) timers: BinaryHeap<Reverse<(Timestamp, Timer)>>,
+    pub(crate) next_tick: Timestamp,
+    pub(crate) counters: Counters,
+    /// Changes whenever the set of kinds does that agents can do.
+    pub(crate) served_version: u64,
+    /// Agents that can take something that they could not take before, if anything waits for that.
+    pub(crate) with_room: BTreeSet<AgentKey>,
+    /// What no agent could ever run that is there, and how many tasks that ask for it were sent back.
+    pub(crate) hopeless: FxHashMap<Demand, u64>,
+    turns: u64,
+    candidates: Candidates,
+}
+
+/// A new leader finds out what runs before it starts anything.
+#[derive(Debug)]
+pub(crate) struct Adoption {
+    pub(crate) awaited: FxHashSet<AgentKey>,
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
+}
+
+impl Adoption {
+    fn is_over(&self, now: Timestamp) -> bool {
+        now >= self.not_after || (self.awaited.is_empty() && now >= self.not_before)
+    }
+
+    /// When it can be over without anything happening before.
+    fn next_look(&self) -> Timestamp {
+        if self.awaited.is_empty() { self.not_before } else { self.not_after }
+    }
+}
+
+/// What falls due at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// The task's next attempt.
+    Retry(Sequence),
+    /// The task's deadline.
+    Deadline(Sequence),
+    /// The agent gets work of the kind again.
+    Readmission(AgentKey, KindKey),
+}
+
+/// What has been counted since this coordinator leads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) settled: [u64; 5],
+    pub(crate) reassigned: u64,
+}
+
+impl Scheduler {
+    /// A scheduler that knows nothing yet. The seed decides what it decides by chance: the jitter of backoffs.
+    pub fn new(config: Config, seed: u64) -> Self {
+        Self {
+            config,
+            registry: Registry::default(),
+            kinds: Kinds::default(),
+            queues: Queues::default(),
+            tasks: Tasks::default(),
+            random: fastrand::Rng::with_seed(seed),
+            epoch: None,
+            adoption: None,
+            adopt_until: Timestamp::default(),
+            brake: Brake::default(),
+            timers: BinaryHeap::new(),
+            next_tick: Timestamp::default(),
+            counters: Counters::default(),
+            served_version: 0,
+            with_room: BTreeSet::new(),
+            hopeless: FxHashMap::default(),
+            turns: 0,
+            candidates: Candidates::default(),
+        }
+    }
+
+    /// Applies one event and appends what the coordinator must now do, in order.
+    ///
+    /// A coordinator that does not lead keeps its picture of the agents, and orders nothing.
+    pub fn handle(&mut self, event: Event, now: Timestamp, actions: &mut Actions) {
+        match event {
+            Event::LeadershipTaken(epoch) => self.take_leadership(epoch, now, actions),
+            Event::LeadershipLost => self.lose_leadership(),
+            Event::LinkRestored => self.link_restored(now, actions),
+            Event::CanaryHeard => self.canary_heard(now, actions),
+            Event::AgentDisconnected(agent) => self.agent_disconnected(&agent, now, actions),
+            Event::AgentHello(agent, hello) => self.agent_hello(&agent, &hello, now, actions),
+            Event::AgentBeat(agent, beat) => self.agent_beat(&agent, &beat, now, actions),
+            Event::AgentReport(agent, report) => self.agent_report(&agent, report),
+            Event::AgentBye(agent, bye) => self.agent_bye(&agent, &bye, now, actions),
+            Event::AgentUnreachable(agent) => self.agent_unreachable(&agent, now, actions),
+            Event::AgentDrained(agent) => self.agent_drained(&agent, actions),
+            Event::TaskDelivered(delivery) => self.task_delivered(delivery, now, actions),
+            Event::TaskUnreadable(unreadable) => self.task_unreadable(unreadable, now, actions),
+            Event::TaskCancelled(sequence) => self.task_cancelled(sequence, now, actions),
+            Event::AttemptDone(agent, done) => self.attempt_done(&agent, done, now, actions),
+            Event::TaskRecorded(sequence) => self.task_recorded(sequence, actions),
+            Event::TaskRemoved(sequence) => self.task_removed(sequence, actions),
+            Event::DeadlineReached => self.deadline_reached(now, actions),
+        }
+        self.place_waiting_tasks(now, actions);
+    }
+
+    /// When [`Event::DeadlineReached`] is next due.
+    pub fn next_deadline(&self) -> Timestamp {
+        let due = self.timers.peek().map(|Reverse((due, _))| *due);
+        let due = due.map_or(self.next_tick, |due| due.min(self.next_tick));
+        self.adoption.as_ref().map_or(due, |adoption| due.min(adoption.next_look()))
+    }
+
+    /// The settings it goes by.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The epoch it leads in, if it leads.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    /// Changes whenever the set of kinds changes that agents can do.
+    pub fn served_version(&self) -> u64 {
+        self.served_version
+    }
+
+    /// Kinds that at least one agent can do that is not gone.
+    pub fn served_kinds(&self) -> impl Iterator<Item = &Kind> {
+        self.kinds
+            .iter()
+            .filter(|entry| entry.agents.iter().any(|key| self.registry.get(*key).is_present()))
+            .map(|entry| &entry.kind)
+    }
+
+    /// Tasks of a kind that have been fetched and not placed, by priority.
+    pub fn waiting(&self, kind: &Kind) -> [usize; 4] {
+        self.kinds.find(kind).map_or([0; 4], |key| self.kinds.get(key).waiting)
+    }
+
+    /// Attempts that the agents with work can hold at once: how much it makes sense to have at hand.
+    pub fn total_slots(&self) -> usize {
+        self.registry.iter().filter(|(_, a)| a.is_present()).map(|(_, a)| (a.slots + a.queue) as usize).sum()
+    }
+
+    /// Tasks that are fetched and not settled.
+    pub fn task_count(&self) -> usize {
+        self.tasks.len()
+    }
+
+    fn deadline_reached(&mut self, now: Timestamp, actions: &mut Actions) {
+        while let Some(Reverse((due, timer))) = self.timers.peek().copied() {
+            if due > now {
+                break;
+            }
+            self.timers.pop();
+            match timer {
+                Timer::Retry(sequence) => self.retry(sequence, now, actions),
+                Timer::Deadline(sequence) => self.expire(sequence, now, actions),
+                Timer::Readmission(agent, kind) => self.readmit(agent, kind),
+            }
+        }
+        // The agent that is emptied for a task may not be the right one any more.
+        self.queues.unblock_all(|demand| demand.alone);
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.check_agents(now, actions);
+        }
+    }
+
+    fn take_leadership(&mut self, epoch: Epoch, now: Timestamp, actions: &mut Actions) {
+        self.epoch = Some(epoch);
+        self.counters = Counters::default();
+        self.forgive_silence(self.config.liveness.lost_after, now);
+        let mut awaited = FxHashSet::default();
+        for key in self.registry.keys() {
+            let agent = self.registry.get(key);
+            if agent.is_present() {
+                awaited.insert(key);
+                actions.push(Action::Welcome { agent: agent.id.clone(), hello_wanted: false });
+                actions.push(Action::Probe(agent.id.clone()));
+            }
+        }
+        // An agent that we have not heard of yet beats within its interval.
+        let one_beat = self.config.liveness.beat_interval + Duration::from_millis(100);
+        self.adoption = Some(Adoption { awaited, not_before: now + one_beat, not_after: now + ADOPTION });
+        self.adopt_until = now + ADOPTION * 10;
+    }
+
+    fn lose_leadership(&mut self) {
+        self.epoch = None;
+        self.adoption = None;
+        self.tasks.clear();
+        self.queues.clear();
+        self.timers.clear();
+        self.with_room.clear();
+        self.hopeless.clear();
+        for entry in self.kinds.iter_mut() {
+            entry.waiting = [0; 4];
+            entry.running = 0;
+        }
+        for key in self.registry.keys() {
+            let agent = self.registry.get_mut(key);
+            agent.in_flight.clear();
+            agent.missing.clear();
+            agent.kept_for = None;
+            // The timers that would have let it in again are gone.
+            agent.performance.values_mut().filter(|performance| performance.ejected).for_each(Performance::readmit);
+            agent.reserved = shared::Resources::ZERO;
+        }
+    }
+
+    /// Whether anything may be started now.
+    fn may_place(&mut self, now: Timestamp) -> bool {
+        if self.adoption.as_ref().is_some_and(|adoption| adoption.is_over(now)) {
+            self.adoption = None;
+        }
+        self.epoch.is_some() && self.adoption.is_none()
+    }
+
+    fn place_waiting_tasks(&mut self, now: Timestamp, actions: &mut Actions) {
+        if !self.may_place(now) {
+            return;
+        }
+        self.wake_queues();
+        while let Some(queue) = self.queues.next_ready() {
+            self.place_head(queue, now, actions);
+            self.wake_queues();
+        }
+    }
+
+    /// Lets one more queue be tried again for each agent that still has room.
+    fn wake_queues(&mut self) {
+        let Self { with_room, queues, kinds, registry, .. } = self;
+        with_room.retain(|key| {
+            let agent = registry.get(*key);
+            agent.has_place()
+                && queues.unblock_first(|demand| placement::could_take(demand, kinds.get(demand.kind), agent, registry))
+        });
+    }
+
+    fn place_head(&mut self, queue: QueueKey, now: Timestamp, actions: &mut Actions) {
+        let Some((sequence, demand)) = self.queues.head(queue) else { return self.queues.pop(queue) };
+        let Some(task) = self.tasks.get(sequence).filter(|task| task.state == State::Waiting) else {
+            return self.queues.pop(queue);
+        };
+        if task.is_expired(now) {
+            self.queues.pop(queue);
+            return self.expire(sequence, now, actions);
+        }
+        let kind = self.kinds.get_mut(demand.kind);
+        placement::filter(demand, kind, &self.registry, &mut self.candidates);
+        match kind.settings.strategy.choose(&self.candidates, kind, &self.registry) {
+            Some(agent) => {
+                self.queues.pop(queue);
+                self.start(sequence, agent, now, actions);
+            }
+            None => {
+                let hopeless = task.attempts == 0
+                    && self.queues.len(queue) > HOPELESS_KEPT
+                    && !placement::anybody_able(demand, kind, &self.registry);
+                if hopeless {
+                    return self.send_back(queue, actions);
+                }
+                if demand.alone {
+                    let agent = placement::agent_to_empty(demand, sequence, kind, &self.registry);
+                    self.keep_for(sequence, agent);
+                }
+                self.queues.block(queue);
+            }
+        }
+    }
+
+    /// Sends the head back to the stream, since nobody that is there could ever run it.
+    fn send_back(&mut self, queue: QueueKey, actions: &mut Actions) {
+        let Some((sequence, demand)) = self.queues.head(queue) else { return };
+        let count = self.hopeless.entry(demand.clone()).or_default();
+        *count += 1;
+        // However many there are, they come back at no more than some hundred a second.
+        let delay = HOPELESS_DELAY.max(Duration::from_millis(*count * 5));
+        self.queues.pop(queue);
+        self.leave_line(sequence);
+        self.forget_undelivered(sequence, actions);
+        actions.push(Action::Release { sequence, delay });
+    }
+
+    /// An agent has come: what was sent back for want of one like it is wanted again.
+    pub(crate) fn look_back(&mut self, actions: &mut Actions) {
+        let Self { hopeless, kinds, registry, .. } = self;
+        let mut wanted = BTreeSet::new();
+        hopeless.retain(|demand, _| {
+            let kind = kinds.get(demand.kind);
+            let able = placement::anybody_able(demand, kind, registry);
+            if able {
+                wanted.insert(kind.kind.clone());
+            }
+            !able
+        });
+        actions.extend(wanted.into_iter().map(Action::LookBack));
+    }
+
+    /// Keeps the agent free for a task that must run alone, and no other.
+    fn keep_for(&mut self, sequence: Sequence, chosen: Option<AgentKey>) {
+        let is_kept = |agent: &Agent| agent.kept_for == Some(sequence);
+        if chosen.is_some_and(|key| is_kept(self.registry.get(key))) {
+            return;
+        }
+        self.stop_keeping_for(sequence);
+        if let Some(key) = chosen {
+            self.registry.get_mut(key).kept_for.get_or_insert(sequence);
+        }
+    }
+
+    fn start(&mut self, sequence: Sequence, key: AgentKey, now: Timestamp, actions: &mut Actions) {
+        self.leave_line(sequence);
+        self.turns += 1;
+        let turn = self.turns;
+        let epoch = self.epoch.expect("only a leader places");
+        let number = self.tasks.get(sequence).expect("it was at the head of its queue").attempts + 1;
+        self.occupy(sequence, Attempt { agent: key, number, epoch, started: now });
+        let agent = self.registry.get_mut(key);
+        agent.last_turn = turn;
+        let (agent, incarnation) = (agent.id.clone(), agent.incarnation);
+        let task = self.tasks.get(sequence).expect("it was at the head of its queue");
+        let attempt = AttemptRef { task: task.id.clone(), attempt: number, epoch };
+        let timeout = task.timeout;
+        actions.push(Action::Dispatch(Dispatch { sequence, agent, incarnation, attempt, timeout }));
+    }
+
+    /// The task does not wait any more: its place in the line is passed over when it comes up.
+    pub(crate) fn leave_line(&mut self, sequence: Sequence) {
+        let Some(task) = self.tasks.get(sequence).filter(|task| task.state == State::Waiting) else { return };
+        let waiting = &mut self.kinds.get_mut(task.demand.kind).waiting[task.priority as usize];
+        *waiting = waiting.saturating_sub(1);
+        if task.demand.alone {
+            self.stop_keeping_for(sequence);
+        }
+    }
+
+    /// No agent is kept free for the task any more.
+    fn stop_keeping_for(&mut self, sequence: Sequence) {
+        for key in self.registry.keys() {
+            if self.registry.get_mut(key).kept_for.take_if(|kept| *kept == sequence).is_some() {
+                self.room_made(key);
+            }
+        }
+    }
+
+    /// The attempt takes a slot of its agent, and what the task reserves.
+    pub(crate) fn occupy(&mut self, sequence: Sequence, attempt: Attempt) {
+        let Some(task) = self.tasks.get_mut(sequence) else { return };
+        let agent = self.registry.get_mut(attempt.agent);
+        if task.demand.alone {
+            agent.kept_for = Some(sequence);
+        }
+        if agent.in_flight.insert(sequence) {
+            agent.reserved = agent.reserved.plus(&task.demand.resources());
+        }
+        self.kinds.get_mut(task.demand.kind).running += 1;
+        task.attempts = task.attempts.max(attempt.number);
+        task.last_agent = Some(agent.id.clone());
+        task.state = State::Running(attempt);
+    }
+
+    /// The attempt gives back what it took. Its task must be given another state at once.
+    pub(crate) fn vacate(&mut self, sequence: Sequence) -> Option<Attempt> {
+        let task = self.tasks.get(sequence)?;
+        let attempt = task.attempt()?.clone();
+        let agent = self.registry.get_mut(attempt.agent);
+        if agent.in_flight.swap_remove(&sequence) {
+            agent.reserved = agent.reserved.minus(&task.demand.resources());
+        }
+        agent.missing.remove(&sequence);
+        agent.kept_for.take_if(|kept| *kept == sequence);
+        let kind = self.kinds.get_mut(task.demand.kind);
+        kind.running = kind.running.saturating_sub(1);
+        self.room_made(attempt.agent);
+        Some(attempt)
+    }
+
+    /// The agent can take something that it could not take before.
+    pub(crate) fn room_made(&mut self, key: AgentKey) {
+        if self.queues.anything_blocked() {
+            self.with_room.insert(key);
+        }
+    }
+
+    /// How the agent is has changed, and with it what a strategy that compares agents leaves to the others.
+    pub(crate) fn shares_changed(&mut self, key: AgentKey) {
+        if !self.queues.anything_blocked() {
+            return;
+        }
+        self.with_room.insert(key);
+        for kind in self.registry.get(key).kinds.iter().map(|kind| self.kinds.get(*kind)) {
+            if kind.settings.strategy.compares_agents() && kind.waiting != [0; 4] {
+                self.with_room.extend(&kind.agents);
+            }
+        }
+    }
+
+    /// The key of a kind, with its settings looked up if it is new.
+    pub(crate) fn kind_key(&mut self, kind: &Kind) -> KindKey {
+        let config = &self.config;
+        self.kinds.find_or_add(kind, || config.kind(kind))
+    }
+}

@@ -1,0 +1,144 @@
+//! The tasks that the coordinator has fetched, and how far each is.
+
+use std::time::Duration;
+
+use compact_str::CompactString;
+use rustc_hash::FxHashMap;
+use shared::message::AttemptRef;
+use shared::task::Backoff;
+use shared::{AgentId, Epoch, Priority, TaskId};
+
+use crate::Timestamp;
+use crate::event::Sequence;
+use crate::queue::Demand;
+use crate::registry::AgentKey;
+
+/// A task that is not settled yet, or whose message is not removed yet.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) id: TaskId,
+    pub(crate) priority: Priority,
+    pub(crate) demand: Demand,
+    pub(crate) accepted: Timestamp,
+    pub(crate) deadline: Option<Timestamp>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) max_attempts: u32,
+    pub(crate) backoff: Backoff,
+    /// The number of the last attempt.
+    pub(crate) attempts: u32,
+    /// Attempts that failed by their handler's word.
+    pub(crate) failures: u32,
+    /// Agents that were lost while they ran it.
+    pub(crate) losses: u32,
+    pub(crate) last_error: Option<CompactString>,
+    pub(crate) last_agent: Option<AgentId>,
+    pub(crate) cancel_wanted: bool,
+    /// Whether its message has been delivered to this coordinator. One that is only known from an agent's beat
+    /// cannot be recorded yet.
+    pub(crate) delivered: bool,
+    pub(crate) state: State,
+}
+
+/// How far a task is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum State {
+    /// For an agent.
+    Waiting,
+    /// For its next attempt.
+    BackingOff,
+    /// An agent has it.
+    Running(Attempt),
+    /// Its outcome is being recorded.
+    Settling {
+        /// Whose attempt it was, where one ended it.
+        by: Option<(AgentId, AttemptRef)>,
+    },
+}
+
+/// An attempt that an agent has.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Attempt {
+    pub(crate) agent: AgentKey,
+    pub(crate) number: u32,
+    pub(crate) epoch: Epoch,
+    pub(crate) started: Timestamp,
+}
+
+impl Task {
+    pub(crate) fn attempt(&self) -> Option<&Attempt> {
+        match &self.state {
+            State::Running(attempt) => Some(attempt),
+            _ => None,
+        }
+    }
+
+    /// Whether it is not to be started any more.
+    pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    pub(crate) fn attempt_ref(&self, attempt: &Attempt) -> AttemptRef {
+        AttemptRef { task: self.id.clone(), attempt: attempt.number, epoch: attempt.epoch }
+    }
+}
+
+/// All tasks fetched, found by sequence and by id.
+#[derive(Debug, Default)]
+pub(crate) struct Tasks {
+    by_sequence: FxHashMap<Sequence, Task>,
+    by_id: FxHashMap<TaskId, Sequence>,
+    /// Messages with the id of a task that is not settled yet; they wait to see what becomes of it.
+    duplicates: FxHashMap<TaskId, Vec<Sequence>>,
+}
+
+impl Tasks {
+    pub(crate) fn get(&self, sequence: Sequence) -> Option<&Task> {
+        self.by_sequence.get(&sequence)
+    }
+
+    pub(crate) fn get_mut(&mut self, sequence: Sequence) -> Option<&mut Task> {
+        self.by_sequence.get_mut(&sequence)
+    }
+
+    pub(crate) fn find(&self, id: &TaskId) -> Option<Sequence> {
+        self.by_id.get(id).copied()
+    }
+
+    pub(crate) fn insert(&mut self, sequence: Sequence, task: Task) {
+        self.by_id.insert(task.id.clone(), sequence);
+        self.by_sequence.insert(sequence, task);
+    }
+
+    pub(crate) fn remove(&mut self, sequence: Sequence) -> Option<Task> {
+        let task = self.by_sequence.remove(&sequence)?;
+        if self.by_id.get(&task.id) == Some(&sequence) {
+            self.by_id.remove(&task.id);
+        }
+        Some(task)
+    }
+
+    /// Another message has the id of a task that is not settled: it waits.
+    pub(crate) fn hold_duplicate(&mut self, id: &TaskId, sequence: Sequence) {
+        let held = self.duplicates.entry(id.clone()).or_default();
+        if !held.contains(&sequence) {
+            held.push(sequence);
+        }
+    }
+
+    /// The messages that waited for this task.
+    pub(crate) fn take_duplicates(&mut self, id: &TaskId) -> Vec<Sequence> {
+        if self.duplicates.is_empty() { Vec::new() } else { self.duplicates.remove(id).unwrap_or_default() }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Sequence, &Task)> {
+        self.by_sequence.iter().map(|(sequence, task)| (*sequence, task))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_sequence.len()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}

@@ -1,0 +1,165 @@
+//! What the scheduler shows of itself: the shapes of [`shared::api`].
+
+use std::collections::BTreeMap;
+
+use shared::api;
+use shared::{AgentId, Kind, Outcome, TaskId};
+
+use crate::event::Sequence;
+use crate::registry::Agent;
+use crate::tasks::{State, Task};
+use crate::{Scheduler, Timestamp};
+
+impl Scheduler {
+    /// All agents, by id.
+    pub fn agents(&self, now: Timestamp) -> Vec<api::Agent> {
+        let mut agents: Vec<_> = self.registry.iter().map(|(_, agent)| self.show_agent(agent, now)).collect();
+        agents.sort_by(|a, b| a.id.cmp(&b.id));
+        agents
+    }
+
+    /// One agent.
+    pub fn agent(&self, id: &AgentId, now: Timestamp) -> Option<api::Agent> {
+        self.registry.find(id).map(|key| self.show_agent(self.registry.get(key), now))
+    }
+
+    /// Tasks fetched and not settled, the oldest first.
+    pub fn tasks(&self, now: Timestamp, test: impl Fn(&api::Task) -> bool, limit: usize) -> Vec<api::Task> {
+        let mut sequences: Vec<Sequence> = self.tasks.iter().map(|(sequence, _)| sequence).collect();
+        sequences.sort_unstable();
+        let shown = sequences.into_iter().filter_map(|sequence| Some(self.show_task(self.tasks.get(sequence)?, now)));
+        shown.filter(test).take(limit).collect()
+    }
+
+    /// One task that is fetched and not settled.
+    pub fn task(&self, id: &TaskId, now: Timestamp) -> Option<api::Task> {
+        let task = self.tasks.get(self.tasks.find(id)?)?;
+        Some(self.show_task(task, now))
+    }
+
+    /// The message of a task that is fetched and not settled.
+    pub fn sequence_of(&self, id: &TaskId) -> Option<Sequence> {
+        self.tasks.find(id)
+    }
+
+    /// What waits and runs of each kind that is known; what is only stored is not seen from here.
+    pub fn queues(&self) -> Vec<api::Queue> {
+        let mut queues: Vec<_> = self
+            .kinds
+            .iter()
+            .map(|entry| api::Queue {
+                kind: entry.kind.clone(),
+                stored: 0,
+                waiting: entry.waiting.iter().map(|n| *n as u64).sum(),
+                running: entry.running as u64,
+                agents: entry.agents.iter().filter(|key| self.registry.get(**key).is_present()).count() as u32,
+                strategy: entry.settings.strategy.as_str().to_owned(),
+            })
+            .collect();
+        queues.sort_by(|a, b| a.kind.cmp(&b.kind));
+        queues
+    }
+
+    /// How the tasks of a kind are placed, if it is known.
+    pub fn strategy_of(&self, kind: &Kind) -> Option<crate::placement::Strategy> {
+        self.kinds.find(kind).map(|key| self.kinds.get(key).settings.strategy)
+    }
+
+    /// The mesh at a glance.
+    pub fn status(&self, mesh: &str, instance: &str) -> api::Mesh {
+        let mut agents: BTreeMap<String, u32> = BTreeMap::new();
+        for (_, agent) in self.registry.iter() {
+            *agents.entry(agent.state.to_string()).or_default() += 1;
+        }
+        let working = || self.registry.iter().filter(|(_, agent)| agent.takes_work());
+        api::Mesh {
+            mesh: mesh.to_owned(),
+            instance: instance.to_owned(),
+            leading: self.epoch().is_some(),
+            epoch: self.epoch().unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            agents,
+            slots: working().map(|(_, agent)| u64::from(agent.slots)).sum(),
+            running: self.kinds.iter().map(|entry| entry.running as u64).sum(),
+            waiting: self.kinds.iter().flat_map(|entry| entry.waiting).map(|n| n as u64).sum(),
+            settled: Outcome::ALL.iter().map(|o| (o.to_string(), self.counters.settled[*o as usize])).collect(),
+            reassigned: self.counters.reassigned,
+        }
+    }
+
+    fn show_agent(&self, agent: &Agent, now: Timestamp) -> api::Agent {
+        let mut kinds: Vec<Kind> = agent.kinds.iter().map(|key| self.kinds.get(*key).kind.clone()).collect();
+        kinds.sort();
+        let running = agent.in_flight.len().min(agent.slots as usize) as u32;
+        api::Agent {
+            id: agent.id.clone(),
+            state: agent.state,
+            slots: agent.slots,
+            running,
+            queued: agent.in_flight.len() as u32 - running,
+            kinds,
+            labels: agent.labels.clone(),
+            host: agent.host.clone(),
+            version: agent.version.clone(),
+            incarnation: agent.incarnation,
+            beat_age_ms: now.since(agent.last_heard).as_millis() as u64,
+            capacity: agent.capacity,
+            reserved: agent.reserved,
+            usage: agent.usage(),
+            succeeded: agent.succeeded,
+            failed: agent.failed,
+            kept_for: agent.kept_for.and_then(|sequence| Some(self.tasks.get(sequence)?.id.clone())),
+        }
+    }
+
+    fn show_task(&self, task: &Task, now: Timestamp) -> api::Task {
+        let kind = self.kinds.get(task.demand.kind);
+        let (state, reason) = match &task.state {
+            State::Waiting => (api::TaskState::Waiting, Some(self.why_waiting(task))),
+            State::BackingOff => (api::TaskState::Waiting, Some(why_pausing(task))),
+            State::Running(_) => (api::TaskState::Running, None),
+            State::Settling { .. } => (api::TaskState::Settled, None),
+        };
+        api::Task {
+            id: task.id.clone(),
+            kind: kind.kind.clone(),
+            priority: Some(task.priority),
+            state,
+            attempts: task.attempts,
+            agent: task.last_agent.as_ref().map(ToString::to_string),
+            age_ms: Some(now.since(task.accepted).as_millis() as u64),
+            outcome: None,
+            reason,
+            queued_ms: task.attempt().map(|attempt| attempt.started.since(task.accepted).as_millis() as u64),
+            alone: task.demand.alone,
+            run_ms: task.attempt().map(|attempt| now.since(attempt.started).as_millis() as u64),
+        }
+    }
+
+    /// Why no agent has it, in words.
+    fn why_waiting(&self, task: &Task) -> String {
+        let kind = self.kinds.get(task.demand.kind);
+        let able: Vec<&Agent> =
+            kind.agents.iter().map(|key| self.registry.get(*key)).filter(|agent| agent.is_present()).collect();
+        if able.is_empty() {
+            return format!("no agent can do `{}`", kind.kind);
+        }
+        let labelled: Vec<_> = able.iter().filter(|agent| task.demand.needs.are_met_by(&agent.labels)).collect();
+        if labelled.is_empty() {
+            let needs = &task.demand.needs;
+            return format!("none of the {} agents that can do `{}` meets `{needs}`", able.len(), kind.kind);
+        }
+        if !labelled.iter().any(|agent| agent.is_large_enough_for(&task.demand.resources())) {
+            return format!("none of the {} agents that could do it is large enough", labelled.len());
+        }
+        format!("all {} agents that can do it are busy", labelled.len())
+    }
+}
+
+/// What came before the next attempt, in words.
+fn why_pausing(task: &Task) -> String {
+    match &task.last_error {
+        Some(error) => format!("next attempt after: {error}"),
+        None => "next attempt after: its agent would not take it".to_owned(),
+    }
+}

@@ -1,0 +1,14 @@
+//! What the scheduler promises, shown through its public interface: events in, actions and views out.
+//!
+//! Rules are one promise a test, in the module of what they are about. `properties` runs random scripts and looks
+//! at invariants after every step.
+
+mod attempts;
+mod doubt;
+mod liveness;
+mod placing;
+mod properties;
+mod settling;
+mod strategies;
+mod support;
+mod takeover;

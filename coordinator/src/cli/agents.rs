@@ -1,0 +1,144 @@
+//! `coordinator agents`: who does the work, and how they are doing.
+
+use std::process::ExitCode;
+
+use shared::api::{Agent, ById, List};
+use shared::connect::Settings;
+use shared::{AgentId, Kind, Resources};
+
+use super::api::{self, Api};
+use super::output;
+
+/// Look at the agents, or drain one.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// Print a JSON document.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List the agents.
+    List,
+    /// Show one agent.
+    Get {
+        /// The agent's id.
+        id: AgentId,
+    },
+    /// Give an agent no new work; it leaves when what it runs has ended.
+    Drain {
+        /// The agent's id.
+        id: AgentId,
+    },
+}
+
+/// Carries out the subcommand.
+pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::List => list(args.json, connection).await,
+        Command::Get { id } => show("get", &id, args.json, connection).await,
+        Command::Drain { id } => show("drain", &id, args.json, connection).await,
+    }
+}
+
+async fn list(as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {
+    let answer = Api::connect(connection).await?.ask("agent", "list", &serde_json::json!({})).await?;
+    if as_json {
+        output::json(&answer)?;
+    } else {
+        let agents: List<Agent> = api::read("agent.list", answer)?;
+        let header =
+            ["ID", "STATE", "SLOTS", "RUNNING", "QUEUED", "SUCCEEDED", "FAILED", "CPU", "BEAT", "HOST", "KINDS"];
+        output::table(header, agents.items.iter().map(row))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(agent: &Agent) -> [String; 11] {
+    [
+        agent.id.to_string(),
+        agent.state.to_string(),
+        agent.slots.to_string(),
+        agent.running.to_string(),
+        agent.queued.to_string(),
+        agent.succeeded.to_string(),
+        agent.failed.to_string(),
+        agent.usage.get("cpu").map(|busy| percent(*busy)).unwrap_or_default(),
+        output::millis(agent.beat_age_ms),
+        agent.host.clone(),
+        kinds(agent),
+    ]
+}
+
+/// The kinds in a few words: an agent may know a thousand.
+fn kinds(agent: &Agent) -> String {
+    const SHOWN: usize = 8;
+    let mut text = agent.kinds.iter().take(SHOWN).map(Kind::as_str).collect::<Vec<_>>().join(" ");
+    if agent.kinds.len() > SHOWN {
+        text += &format!(" and {} more", agent.kinds.len() - SHOWN);
+    }
+    text
+}
+
+fn percent(fraction: f64) -> String {
+    format!("{:.0}%", fraction * 100.0)
+}
+
+async fn show(verb: &str, id: &AgentId, as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {
+    let answer = Api::connect(connection).await?.ask("agent", verb, &ById { id: id.to_string() }).await?;
+    if as_json {
+        output::json(&answer)?;
+    } else {
+        output::facts(&facts(&api::read("agent", answer)?))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn facts(agent: &Agent) -> Vec<(&'static str, String)> {
+    let labels = agent.labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
+    let usage = agent.usage.iter().map(|(name, busy)| format!("{name} {}", percent(*busy))).collect::<Vec<_>>();
+    vec![
+        ("id", agent.id.to_string()),
+        ("state", agent.state.to_string()),
+        ("host", agent.host.clone()),
+        ("version", agent.version.clone()),
+        ("incarnation", agent.incarnation.to_string()),
+        ("last beat", format!("{} ago", output::millis(agent.beat_age_ms))),
+        ("slots", format!("{} of {} running, {} queued", agent.running, agent.slots, agent.queued)),
+        ("attempts", format!("{} succeeded, {} failed", agent.succeeded, agent.failed)),
+        ("capacity", resources(&agent.capacity, "not limited")),
+        ("reserved", resources(&agent.reserved, "nothing")),
+        ("usage", usage.join(", ")),
+        ("labels", labels.join(", ")),
+        ("kinds", agent.kinds.iter().map(Kind::as_str).collect::<Vec<_>>().join(" ")),
+    ]
+}
+
+/// Amounts of resources, leaving out what is zero.
+fn resources(amounts: &Resources, none: &str) -> String {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let known = [
+        (amounts.cpu_millis, format!("{} cores", amounts.cpu_millis as f64 / 1000.0)),
+        (amounts.memory_bytes, format!("{:.1} GiB memory", gib(amounts.memory_bytes))),
+        (amounts.disk_bytes, format!("{:.1} GiB disk", gib(amounts.disk_bytes))),
+        (amounts.network_bps, format!("{:.0} Mbps network", amounts.network_bps as f64 / 1e6)),
+    ];
+    let shown: Vec<String> = known.into_iter().filter(|(amount, _)| *amount > 0).map(|(_, text)| text).collect();
+    if shown.is_empty() { none.to_owned() } else { shown.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resources_that_are_not_limited_are_left_out() {
+        let some = Resources { cpu_millis: 1500, memory_bytes: 1 << 30, ..Resources::default() };
+
+        assert_eq!(resources(&some, "nothing"), "1.5 cores, 1.0 GiB memory");
+        assert_eq!(resources(&Resources::default(), "nothing"), "nothing");
+    }
+}

@@ -1,0 +1,435 @@
+//! What the servers say of themselves. Nothing is judged here, and a question that is not answered is a fact as well.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream;
+use async_nats::{HeaderMap, StatusCode};
+use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all};
+use serde::Deserialize;
+use shared::api::{Event, Mesh};
+use shared::connect::{Counters, Patience, Settings};
+use shared::{Client, Epoch, Kind, Priority, TaskId};
+
+use crate::cli::api::{self, Api};
+use crate::store::{Config, Store};
+
+/// How long a server that does not answer is asked again.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer may take; a refusal for lack of permission is never answered.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How long monitoring may take.
+const MONITOR_ANSWER: Duration = Duration::from_secs(3);
+/// After so much silence no further server answers.
+const SILENCE: Duration = Duration::from_millis(300);
+/// No stream has this name, so a message that expects it is refused by whatever stream takes its subject.
+const NO_STREAM: &str = "hivemesh-doctor-stores-nothing";
+
+/// A question's answer, or in words why there is none.
+pub(super) type Answer<T> = Result<T, String>;
+
+/// What is known.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub(super) mesh: String,
+    pub(super) url: String,
+    pub(super) server: Answer<Server>,
+    pub(super) jetstream: Answer<JetStream>,
+    pub(super) streams: Vec<Stream>,
+    pub(super) monitors: Answer<Vec<Varz>>,
+    pub(super) clock: Answer<Clock>,
+    pub(super) leader: Answer<Mesh>,
+    pub(super) lanes: Answer<Vec<String>>,
+    pub(super) probes: Vec<(Role, String, Probe)>,
+    /// Errors that the server told us while we asked: permission violations, above all.
+    pub(super) server_errors: u64,
+}
+
+/// The server that we are connected to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Server {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) cluster: Option<String>,
+    pub(super) max_payload: usize,
+    /// `None` if the question was not answered.
+    pub(super) round_trip: Option<Duration>,
+}
+
+/// JetStream, as our account sees it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct JetStream {
+    pub(super) storage: u64,
+    pub(super) max_storage: Option<i64>,
+    pub(super) streams: usize,
+    pub(super) max_streams: Option<i64>,
+    pub(super) consumers: usize,
+    pub(super) max_consumers: Option<i64>,
+    pub(super) api_level: usize,
+}
+
+/// A stream as the mesh makes it, and as it is; `None` if there is none.
+#[derive(Clone, Debug)]
+pub(super) struct Stream {
+    pub(super) wanted: stream::Config,
+    pub(super) found: Answer<Option<Found>>,
+}
+
+/// A stream that is there.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) config: stream::Config,
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    /// Whether somebody leads it; always so on a single server.
+    pub(super) has_leader: bool,
+    /// Its copies that lag behind or are gone.
+    pub(super) stale_copies: Vec<String>,
+}
+
+/// What a server tells of itself by its monitoring, or to the system account.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Varz {
+    pub(super) server_id: String,
+    pub(super) server_name: String,
+    /// Nanoseconds.
+    pub(super) ping_interval: u64,
+    pub(super) ping_max: u32,
+    pub(super) slow_consumers: u64,
+    pub(super) stale_connections: u64,
+    pub(super) jetstream: JetStreamVarz,
+}
+
+/// Of that, what is about JetStream.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct JetStreamVarz {
+    pub(super) config: Option<JetStreamConfig>,
+    pub(super) meta: Option<Meta>,
+}
+
+/// The settings of JetStream that hold.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct JetStreamConfig {
+    /// Nanoseconds.
+    pub(super) sync_interval: u64,
+    pub(super) sync_always: bool,
+}
+
+/// The cluster of JetStream servers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Meta {
+    pub(super) cluster_size: usize,
+}
+
+/// The server's clock against ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Clock {
+    /// Milliseconds that the server's is ahead.
+    pub(super) ahead_ms: i64,
+    /// How far that may be wrong: half of the time that the question took.
+    pub(super) uncertain_ms: i64,
+}
+
+/// Who needs to be allowed to publish something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Client,
+    Coordinator,
+}
+
+/// What became of a message that every stream refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Probe {
+    /// A stream got it and refused it: so it may be published.
+    Reached,
+    /// No stream takes its subject.
+    NoStream,
+    /// No answer: it is not allowed.
+    Silence,
+    /// Something else.
+    Other(String),
+}
+
+/// Asks everything that there is to ask.
+pub(super) async fn gather(connection: &Settings, monitors: &[String]) -> Facts {
+    let mut facts = Facts::unknown(connection);
+    let connected = connection.connect_counted("coordinator doctor", Patience::Limited(CONNECT_PATIENCE)).await;
+    let (nats, counters) = match connected {
+        Ok(connected) => connected,
+        Err(error) => {
+            facts.server = Err(told(&error));
+            facts.monitors = read_monitors(monitors).await;
+            return facts;
+        }
+    };
+    let client = Client::new(nats, connection.mesh.clone());
+    let examiner = Examiner { client, url: connection.url_without_secrets(), counters };
+    examiner.examine(&mut facts, monitors).await;
+    facts
+}
+
+impl Facts {
+    fn unknown(connection: &Settings) -> Self {
+        let unknown = || "there is no connection".to_owned();
+        Self {
+            mesh: connection.mesh.to_string(),
+            url: connection.url_without_secrets(),
+            server: Err(unknown()),
+            jetstream: Err(unknown()),
+            streams: Vec::new(),
+            monitors: Err(unknown()),
+            clock: Err(unknown()),
+            leader: Err(unknown()),
+            lanes: Err(unknown()),
+            probes: Vec::new(),
+            server_errors: 0,
+        }
+    }
+}
+
+struct Examiner {
+    client: Client,
+    url: String,
+    counters: Arc<Counters>,
+}
+
+impl Examiner {
+    async fn examine(&self, facts: &mut Facts, monitors: &[String]) {
+        facts.server = Ok(self.server().await);
+        facts.monitors = if monitors.is_empty() { self.ask_servers().await } else { read_monitors(monitors).await };
+        (facts.jetstream, facts.leader) = tokio::join!(self.jetstream(), self.leader());
+        // The rest would only find the same again, each after its own time.
+        if facts.jetstream.is_ok() {
+            facts.streams = self.streams().await;
+            (facts.clock, facts.lanes, facts.probes) = tokio::join!(self.clock(), self.lanes(), self.probes());
+        }
+        facts.server_errors = self.counters.server_errors.load(Ordering::Relaxed);
+    }
+
+    async fn server(&self) -> Server {
+        let info = self.client.nats().server_info();
+        let started = Instant::now();
+        // Nobody listens there, which the server itself says at once.
+        let nobody = self.client.subjects().coordinator("doctor");
+        let answer = self.client.nats().request(nobody, "".into()).await;
+        let refused = answer.err().is_some_and(|error| error.kind() == async_nats::RequestErrorKind::NoResponders);
+        Server {
+            id: info.server_id,
+            name: info.server_name,
+            version: info.version,
+            cluster: info.cluster,
+            max_payload: info.max_payload,
+            round_trip: refused.then(|| started.elapsed()),
+        }
+    }
+
+    async fn jetstream(&self) -> Answer<JetStream> {
+        let account = self.client.jetstream().query_account().await.map_err(|e| told(&e))?;
+        Ok(JetStream {
+            storage: account.storage,
+            max_storage: account.limits.max_storage,
+            streams: account.streams,
+            max_streams: account.limits.max_streams,
+            consumers: account.consumers,
+            max_consumers: account.limits.max_consumers,
+            api_level: account.requests.level,
+        })
+    }
+
+    async fn leader(&self) -> Answer<Mesh> {
+        let api = Api::over(self.client.clone(), self.url.clone());
+        let answer = api.ask("mesh", "status", &serde_json::json!({})).await.map_err(|e| told(&e))?;
+        api::read("mesh.status", answer).map_err(|e| told(&e))
+    }
+
+    async fn streams(&self) -> Vec<Stream> {
+        let subjects = self.client.subjects().clone();
+        let wanted = Store::new(self.client.nats().clone(), subjects, Config::default()).streams();
+        join_all(wanted.map(|wanted| self.stream(wanted))).await
+    }
+
+    async fn stream(&self, wanted: stream::Config) -> Stream {
+        let found = match self.client.jetstream().get_stream(&wanted.name).await {
+            Ok(stream) => Ok(Some(read_stream(stream.cached_info().clone()))),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(e) if e.code() == 404 => Ok(None),
+                _ => Err(told(&error)),
+            },
+        };
+        Stream { wanted, found }
+    }
+
+    /// Stores an event and reads when the server says that it was.
+    async fn clock(&self) -> Answer<Clock> {
+        let event = Event {
+            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            topic: "mesh".to_owned(),
+            what: "examined".to_owned(),
+            epoch: Epoch(0),
+            agent: None,
+            task: None,
+            kind: None,
+            attempt: None,
+            detail: Some("by `coordinator doctor`".to_owned()),
+        };
+        let body = serde_json::to_vec(&event).map_err(|e| e.to_string())?;
+        let subject = self.client.subjects().event("mesh", "examined");
+        let (before, started) = (SystemTime::now(), Instant::now());
+        let ack = self.client.jetstream().publish(subject, body.into()).await.map_err(|e| told(&e))?;
+        let ack = tokio::time::timeout(ANSWER, ack.into_future()).await.map_err(|_| "no answer".to_owned())?;
+        let took = started.elapsed();
+        let sequence = ack.map_err(|e| told(&e))?.sequence;
+        let name = self.client.subjects().events_stream();
+        let stream = self.client.jetstream().get_stream_no_info(name).await.map_err(|e| told(&e))?;
+        let stored = stream.direct_get(sequence).await.map_err(|e| told(&e))?.time.unix_timestamp_nanos();
+        let middle = (before + took / 2).duration_since(SystemTime::UNIX_EPOCH).map_err(|e| e.to_string())?;
+        let ahead = stored - i128::try_from(middle.as_nanos()).unwrap_or_default();
+        Ok(Clock { ahead_ms: (ahead / 1_000_000) as i64, uncertain_ms: took.as_millis() as i64 / 2 + 1 })
+    }
+
+    async fn lanes(&self) -> Answer<Vec<String>> {
+        let name = self.client.subjects().tasks_stream();
+        let stream = self.client.jetstream().get_stream_no_info(name).await.map_err(|e| told(&e))?;
+        stream.consumer_names().try_collect().await.map_err(|e| told(&e))
+    }
+
+    async fn probes(&self) -> Vec<(Role, String, Probe)> {
+        let subjects = self.client.subjects();
+        let kind = Kind::new("doctor").expect("it is a good name");
+        let id = TaskId::new("doctor").expect("it is a good name");
+        let probed = [
+            (Role::Client, subjects.task(&kind, Priority::Normal, &id)),
+            (Role::Coordinator, subjects.result(&id)),
+            (Role::Coordinator, subjects.dead(&kind)),
+            (Role::Coordinator, subjects.event("mesh", "doctor")),
+        ];
+        let probe = |(role, subject): (Role, String)| async move {
+            let probe = self.probe(&subject).await;
+            (role, subject, probe)
+        };
+        join_all(probed.map(probe)).await
+    }
+
+    /// Publishes what every stream refuses.
+    async fn probe(&self, subject: &str) -> Probe {
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_EXPECTED_STREAM, NO_STREAM);
+        let request = self.client.nats().request_with_headers(subject.to_owned(), headers, "".into());
+        match tokio::time::timeout(ANSWER, request).await {
+            Err(_) => Probe::Silence,
+            Ok(Err(error)) => match error.kind() {
+                async_nats::RequestErrorKind::NoResponders => Probe::NoStream,
+                async_nats::RequestErrorKind::TimedOut => Probe::Silence,
+                _ => Probe::Other(told(&error)),
+            },
+            Ok(Ok(answer)) => read_probe(&answer.payload),
+        }
+    }
+
+    /// What the servers tell the system account, and accounts that import this question from it.
+    async fn ask_servers(&self) -> Answer<Vec<Varz>> {
+        let (nats, inbox) = (self.client.nats(), self.client.nats().new_inbox());
+        let mut answers = nats.subscribe(inbox.clone()).await.map_err(|e| e.to_string())?;
+        let asked = nats.publish_with_reply("$SYS.REQ.SERVER.PING.VARZ", inbox, "".into()).await;
+        asked.map_err(|e| e.to_string())?;
+        let mut servers = Vec::new();
+        while let Ok(Some(answer)) = tokio::time::timeout(SILENCE, answers.next()).await {
+            if answer.status == Some(StatusCode::NO_RESPONDERS) {
+                break;
+            }
+            #[derive(Deserialize)]
+            struct Envelope {
+                data: Varz,
+            }
+            servers.extend(serde_json::from_slice::<Envelope>(&answer.payload).ok().map(|envelope| envelope.data));
+        }
+        if servers.is_empty() {
+            Err("no --monitor is given, and this account may not ask the servers".into())
+        } else {
+            Ok(servers)
+        }
+    }
+}
+
+/// An error with its causes, without those that the one before has told already.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn read_stream(info: stream::Info) -> Found {
+    let copies = info.cluster.as_ref().map(|cluster| cluster.replicas.as_slice()).unwrap_or_default();
+    Found {
+        messages: info.state.messages,
+        bytes: info.state.bytes,
+        has_leader: info.cluster.as_ref().is_none_or(|cluster| cluster.leader.as_ref().is_some_and(|l| !l.is_empty())),
+        stale_copies: copies.iter().filter(|c| !c.current || c.offline).map(|c| c.name.clone()).collect(),
+        config: info.config,
+    }
+}
+
+/// Reads the answer to a probe: error 10060 is a stream's that it is not the one expected.
+fn read_probe(answer: &[u8]) -> Probe {
+    let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
+    match answer["error"]["err_code"].as_u64() {
+        Some(10060) => Probe::Reached,
+        _ => Probe::Other(answer["error"]["description"].as_str().unwrap_or("it was not refused").to_owned()),
+    }
+}
+
+async fn read_monitors(urls: &[String]) -> Answer<Vec<Varz>> {
+    let read = join_all(urls.iter().map(|url| read_monitor(url))).await;
+    read.into_iter().collect()
+}
+
+async fn read_monitor(url: &str) -> Answer<Varz> {
+    let problem = |e: reqwest::Error| format!("the monitoring at {url} cannot be read: {}", told(&e.without_url()));
+    let client = reqwest::Client::builder().timeout(MONITOR_ANSWER).build().map_err(problem)?;
+    let address = format!("{}/varz", url.trim_end_matches('/'));
+    let answer = client.get(address).send().await.and_then(reqwest::Response::error_for_status).map_err(problem)?;
+    let body = answer.bytes().await.map_err(problem)?;
+    serde_json::from_slice(&body)
+        .map_err(|e| format!("the monitoring at {url} does not answer like a NATS server: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_refusal_that_was_asked_for_shows_that_a_stream_was_reached() {
+        let refused = br#"{"error":{"code":400,"err_code":10060,"description":"expected stream does not match"}}"#;
+
+        assert_eq!(read_probe(refused), Probe::Reached);
+        assert!(matches!(read_probe(br#"{"stream":"HIVE_TASKS","seq":1}"#), Probe::Other(_)));
+        assert!(
+            matches!(read_probe(br#"{"error":{"err_code":10077,"description":"full"}}"#), Probe::Other(text) if text == "full")
+        );
+    }
+
+    #[test]
+    fn what_a_server_tells_of_its_disk_is_read() {
+        let varz = r#"{"server_id":"A","ping_interval":120000000000,"ping_max":2,"version":"2.15.1",
+            "jetstream":{"config":{"sync_interval":120000000000,"sync_always":true},"stats":{}}}"#;
+
+        let varz: Varz = serde_json::from_str(varz).unwrap();
+
+        assert!(varz.jetstream.config.is_some_and(|config| config.sync_always));
+        assert_eq!((varz.ping_interval, varz.ping_max, varz.slow_consumers), (120_000_000_000, 2, 0));
+    }
+}

@@ -1,0 +1,189 @@
+//! `coordinator serve`: a coordinator of a mesh, leading or standing by.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use shared::Client;
+use shared::connect::{Patience, Settings};
+use shared::subject::Subjects;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tracing::{error, info};
+
+use crate::config::Config;
+use crate::http::Server;
+use crate::lease::Contender;
+use crate::node::{Handle, Node, Parts};
+use crate::store::Store;
+
+/// Runs a coordinator. The first one on a mesh leads, further ones stand by and take over when it is gone.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Address of the API [default: 127.0.0.1:8080].
+    #[arg(long, env = "HIVE_HTTP", value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// File of settings (TOML).
+    #[arg(long, env = "HIVE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Copies of every stream: 3 on a cluster of brokers [default: 1].
+    #[arg(long, env = "HIVE_REPLICAS", value_name = "N")]
+    pub replicas: Option<usize>,
+    /// How the log is written.
+    #[arg(long, env = "HIVE_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// Prints the settings that hold, and ends.
+    #[arg(long)]
+    pub print_config: bool,
+    /// File to write the API's address to, for those who asked for port 0.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub http_address_file: Option<PathBuf>,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Runs the coordinator until it is told to stop.
+pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> {
+    let config = match load(&args) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    if args.print_config {
+        print!("{}", toml::to_string(&config).context("failed to write the settings as TOML")?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    super::start_logging("info", args.log_format == LogFormat::Json);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let told_to_stop = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    tokio::pin!(told_to_stop);
+    let running = tokio::select! {
+        started = start(&args, config, connection) => started?,
+        () = &mut told_to_stop => return Ok(ExitCode::SUCCESS),
+    };
+    running.until(told_to_stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(args: &Args) -> Result<Config, crate::config::ConfigError> {
+    let mut config = Config::load(args.config.as_deref())?;
+    if let Some(address) = args.http {
+        config.http.address = address;
+    }
+    if let Some(replicas) = args.replicas {
+        config.streams.replicas = replicas;
+    }
+    Ok(config)
+}
+
+/// A coordinator at work.
+struct Running {
+    handle: Handle,
+    working: JoinHandle<anyhow::Result<()>>,
+    resign: oneshot::Sender<()>,
+    contending: JoinHandle<()>,
+}
+
+async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Result<Running> {
+    let instance = format!("{}-{}", hostname(), uuid::Uuid::new_v4().simple());
+    let (listener, address) = listen(args, config.http.address).await?;
+    let (nats, counters) = connection.connect_counted(&format!("coordinator-{instance}"), Patience::Endless).await?;
+    let subjects = Subjects::new(connection.mesh.clone());
+    let store = Store::new(nats.clone(), subjects.clone(), config.streams.clone());
+    prepare(&store).await?;
+    let (node, handle) = Node::new(Parts {
+        nats: nats.clone(),
+        counters,
+        store: store.clone(),
+        subjects: subjects.clone(),
+        scheduler: config.scheduler(),
+        instance: instance.clone(),
+    });
+    let client = Client::new(nats.clone(), connection.mesh.clone());
+    let server = Server { handle: handle.clone(), store: store.clone(), client };
+    tokio::spawn(async move {
+        if let Err(error) = server.run(listener).await {
+            error!(%error, "the API has ended");
+        }
+    });
+    info!(mesh = %connection.mesh, nats = connection.url_without_secrets(), http = %address, "coordinator started");
+    let (changes, changed) = mpsc::channel(4);
+    let (resign, resigned) = oneshot::channel();
+    let bucket = store.lease_bucket().await?;
+    let working = tokio::spawn(node.run(changed));
+    let contending = tokio::spawn(Contender::new(nats, store, bucket, subjects, instance, changes).run(resigned));
+    Ok(Running { handle, working, resign, contending })
+}
+
+impl Running {
+    /// Works until it is told to stop; then stops working, and gives the lease back, in this order.
+    async fn until(mut self, told_to_stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        tokio::select! {
+            ended = &mut self.working => return ended.context("the coordinator's loop has ended")?,
+            () = told_to_stop => {}
+        }
+        info!("stopping");
+        let orderly = async {
+            self.handle.stop().await;
+            let _ = self.resign.send(());
+            let _ = self.contending.await;
+        };
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(3), orderly).await;
+        Ok(())
+    }
+}
+
+async fn listen(args: &Args, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("failed to listen on {address}: is another coordinator on it? choose another --http")
+    })?;
+    let address = listener.local_addr()?;
+    if let Some(file) = &args.http_address_file {
+        std::fs::write(file, address.to_string()).with_context(|| format!("failed to write `{}`", file.display()))?;
+    }
+    Ok((listener, address))
+}
+
+/// Makes or checks the streams; a broker that is only just starting is given time.
+async fn prepare(store: &Store) -> anyhow::Result<()> {
+    use crate::store::StoreError;
+    let mut tries = 0;
+    loop {
+        match store.prepare().await {
+            Ok(()) => return Ok(()),
+            Err(error @ (StoreError::TooOld { .. } | StoreError::Foreign { .. })) => return Err(error.into()),
+            Err(error) if tries >= 5 => return Err(error.into()),
+            Err(error) => {
+                tries += 1;
+                tracing::warn!(error = %crate::chain(&error), "the broker is not ready, trying again");
+                tokio::time::sleep(std::time::Duration::from_millis(200 << tries)).await;
+            }
+        }
+    }
+}
+
+/// The host's name as far as it can stand in a subject.
+fn hostname() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(32).collect();
+    if name.is_empty() { "host".to_owned() } else { name }
+}

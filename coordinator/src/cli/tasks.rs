@@ -1,0 +1,137 @@
+//! `coordinator tasks`: what tasks there are and how far they are.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use shared::api::{ById, List, Task};
+use shared::connect::Settings;
+use shared::{Kind, TaskId};
+
+use super::api::{self, Api};
+use super::output::{self, EXIT_CODES, Waiting};
+use super::submit::WaitTimeout;
+
+/// Look at tasks, wait for them, cancel them.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// Print a JSON document.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List the tasks that the coordinator has in hand.
+    List(Filter),
+    /// Show one task, and why it waits.
+    Get {
+        /// The task's id.
+        id: TaskId,
+    },
+    /// Wait for a task's result: its body goes to stdout, how the task ended to stderr.
+    #[command(after_help = EXIT_CODES)]
+    Wait {
+        /// The task's id.
+        id: TaskId,
+        #[command(flatten)]
+        limit: WaitTimeout,
+    },
+    /// Cancel a task: it is not started any more, or stopped where it runs.
+    Cancel {
+        /// The task's id.
+        id: TaskId,
+    },
+}
+
+/// Which tasks are listed; also the body of the request.
+#[derive(Debug, Serialize, clap::Args)]
+struct Filter {
+    /// Only tasks of this kind.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<Kind>,
+    /// Only tasks that are so far.
+    #[arg(long, value_parser = ["queued", "waiting", "running", "settled"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<String>,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: u32,
+}
+
+/// Carries out the subcommand.
+pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::List(filter) => list(&filter, args.json, connection).await,
+        Command::Get { id } => show("get", &id, args.json, connection).await,
+        Command::Cancel { id } => show("cancel", &id, args.json, connection).await,
+        Command::Wait { id, limit } => wait(&id, limit, args.json, connection).await,
+    }
+}
+
+async fn list(filter: &Filter, as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {
+    let answer = Api::connect(connection).await?.ask("task", "list", filter).await?;
+    if as_json {
+        output::json(&answer)?;
+    } else {
+        let tasks: List<Task> = api::read("task.list", answer)?;
+        let header = ["ID", "KIND", "PRIORITY", "STATE", "AGE", "ATTEMPTS", "AGENT", "REASON"];
+        output::table(header, tasks.items.iter().map(row))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(task: &Task) -> [String; 8] {
+    [
+        task.id.to_string(),
+        task.kind.to_string(),
+        task.priority.map(|p| p.to_string()).unwrap_or_default(),
+        state(task),
+        task.age_ms.map(output::millis).unwrap_or_default(),
+        task.attempts.to_string(),
+        task.agent.clone().unwrap_or_default(),
+        task.reason.clone().unwrap_or_default(),
+    ]
+}
+
+/// How far the task is, and once it is settled how it ended.
+fn state(task: &Task) -> String {
+    task.outcome.map_or_else(|| task.state.to_string(), |outcome| outcome.to_string())
+}
+
+async fn show(verb: &str, id: &TaskId, as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {
+    let answer = Api::connect(connection).await?.ask("task", verb, &ById { id: id.to_string() }).await?;
+    if as_json {
+        output::json(&answer)?;
+    } else {
+        output::facts(&facts(&api::read("task", answer)?))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn facts(task: &Task) -> Vec<(&'static str, String)> {
+    let known = [
+        ("id", Some(task.id.to_string())),
+        ("kind", Some(task.kind.to_string())),
+        ("priority", task.priority.map(|p| p.to_string())),
+        ("state", Some(task.state.to_string())),
+        ("outcome", task.outcome.map(|o| o.to_string())),
+        ("attempts", Some(task.attempts.to_string())),
+        ("agent", task.agent.clone()),
+        ("age", task.age_ms.map(output::millis)),
+        ("queued for", task.queued_ms.map(output::millis)),
+        ("ran for", task.run_ms.map(output::millis)),
+        ("reason", task.reason.clone()),
+    ];
+    known.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+async fn wait(id: &TaskId, limit: WaitTimeout, as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {
+    let client = api::connect(connection).await?;
+    let waiting = Waiting::start(format!("waiting for task {id}"));
+    let result = client.wait(id, limit.limit()).await?;
+    drop(waiting);
+    output::task_result(&result, as_json, true)
+}

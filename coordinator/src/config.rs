@@ -1,0 +1,130 @@
+//! The coordinator's settings: all components' in one file.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::store;
+
+/// The settings of a coordinator, as its TOML file holds them.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Where the API listens.
+    pub http: Http,
+    /// The streams.
+    pub streams: store::Config,
+    /// When an agent counts as silent, and as lost.
+    pub liveness: scheduler::Liveness,
+    /// Settings by kind; `default` holds for what a kind does not say itself.
+    pub kinds: std::collections::BTreeMap<String, scheduler::KindConfig>,
+}
+
+/// Where the API listens.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Http {
+    /// Address and port; port 0 takes a free one.
+    pub address: SocketAddr,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { address: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+    }
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("failed to read the settings in `{path}`")]
+    Read {
+        /// The file.
+        path: String,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// It is not TOML of the shape expected.
+    #[error("the settings in `{path}` cannot be used: {source}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// Where, and what is wrong there.
+        source: Box<toml::de::Error>,
+    },
+    /// It says something that cannot be.
+    #[error("the settings in `{path}` cannot be used:\n  {}", problems.join("\n  "))]
+    Invalid {
+        /// The file.
+        path: String,
+        /// Everything that is wrong.
+        problems: Vec<String>,
+    },
+}
+
+impl Config {
+    /// Reads a file; without one the defaults hold.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
+        let config: Config =
+            toml::from_str(&text).map_err(|e| ConfigError::Parse { path: shown.clone(), source: Box::new(e) })?;
+        match config.problems() {
+            problems if problems.is_empty() => Ok(config),
+            problems => Err(ConfigError::Invalid { path: shown, problems }),
+        }
+    }
+
+    /// What the scheduler takes of it.
+    pub fn scheduler(&self) -> scheduler::Config {
+        scheduler::Config { liveness: self.liveness.clone(), kinds: self.kinds.clone() }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = self.scheduler().problems();
+        if !(1..=5).contains(&self.streams.replicas) {
+            problems.push("[streams] replicas: write 1 to 5".to_owned());
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(Some(file.path()))
+    }
+
+    #[test]
+    fn the_example_of_the_contract_is_read() {
+        let config = load(
+            "[kinds.default]\nstrategy = \"least-connections\"\nmax-attempts = 3\ntimeout = \"5m\"\n\n\
+             [kinds.wordcount]\nstrategy = \"round-robin\"\nmemory = \"256Mi\"\n",
+        )
+        .unwrap();
+
+        assert_eq!(config.kinds["wordcount"].memory, Some(256 << 20));
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_with_its_place() {
+        let error = load("[kinds.default]\nstrategie = \"weighted\"\n").unwrap_err().to_string();
+
+        assert!(error.contains("line 2") && error.contains("strategie"), "{error}");
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once() {
+        let error = load("[streams]\nreplicas = 9\n[liveness]\nbeat-interval = \"1ms\"\n").unwrap_err();
+
+        let ConfigError::Invalid { problems, .. } = error else { panic!("{error}") };
+        assert_eq!(problems.len(), 2, "{problems:?}");
+    }
+}

@@ -1,0 +1,209 @@
+//! Who leads: a lease in a key-value bucket, taken and renewed by compare-and-set.
+//!
+//! The lease buys speed, not safety: two leaders at once would do work twice, but every order carries its epoch,
+//! agents refuse an older one than they have seen, and a result is written once. Its lifetime outlasts an election
+//! of the broker's, so a standby does not wait for it to expire: when the leader demonstrably is not there, the
+//! standby takes the lease at once.
+
+use std::time::{Duration, Instant};
+
+use async_nats::RequestErrorKind;
+use async_nats::jetstream::kv;
+use async_nats::jetstream::message::PublishMessage;
+use serde::{Deserialize, Serialize};
+use shared::Epoch;
+use shared::subject::Subjects;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, info, warn};
+
+use crate::store::Store;
+
+/// How long the lease lasts without being renewed; longer than a broker's election (4–9 s).
+const LIFETIME: Duration = Duration::from_secs(15);
+/// How often it is renewed.
+const RENEWAL: Duration = Duration::from_secs(2);
+/// A leader that could not renew for this long steps down, before the lease can be anybody else's.
+const STEP_DOWN: Duration = Duration::from_secs(12);
+/// How often a standby looks after the leader.
+const LOOK: Duration = Duration::from_millis(150);
+/// How long a leader may take to answer.
+const ANSWER: Duration = Duration::from_millis(400);
+/// A leader that answers nothing for this long is hung or cut off.
+const HUNG: Duration = Duration::from_secs(2);
+
+const KEY: &str = "leader";
+
+/// What becomes of the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is ours, with this epoch.
+    Taken(Epoch),
+    /// It is not ours any more.
+    Lost,
+}
+
+/// Who holds the lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    instance: String,
+}
+
+/// Contends for the lease for as long as it lives.
+#[derive(Debug)]
+pub struct Contender {
+    nats: async_nats::Client,
+    store: Store,
+    bucket: kv::Store,
+    subjects: Subjects,
+    instance: String,
+    changes: mpsc::Sender<Change>,
+}
+
+impl Contender {
+    /// A contender under the name of this process.
+    pub fn new(
+        nats: async_nats::Client,
+        store: Store,
+        bucket: kv::Store,
+        subjects: Subjects,
+        instance: String,
+        changes: mpsc::Sender<Change>,
+    ) -> Self {
+        Self { nats, store, bucket, subjects, instance, changes }
+    }
+
+    /// Contends until it is told to resign; then gives the lease back if it holds it.
+    pub async fn run(self, mut resign: oneshot::Receiver<()>) {
+        loop {
+            let revision = tokio::select! {
+                revision = self.stand_by() => revision,
+                _ = &mut resign => return,
+            };
+            info!(epoch = revision, instance = self.instance, "leading the mesh");
+            if self.changes.send(Change::Taken(Epoch(revision))).await.is_err() {
+                return;
+            }
+            let mut revision = revision;
+            tokio::select! {
+                () = self.hold(&mut revision) => {}
+                _ = &mut resign => return self.give_back(revision).await,
+            }
+            warn!(instance = self.instance, "not leading the mesh any more");
+            if self.changes.send(Change::Lost).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the lease is ours; the answer is its revision.
+    async fn stand_by(&self) -> u64 {
+        let mut silent_since: Option<Instant> = None;
+        let mut absent = 0u32;
+        loop {
+            match self.bucket.entry(KEY).await {
+                Ok(Some(entry)) if entry.operation == kv::Operation::Put => {
+                    let holder = serde_json::from_slice::<Holder>(&entry.value).ok();
+                    match self.look_after(holder).await {
+                        Presence::Leads => (silent_since, absent) = (None, 0),
+                        Presence::Absent => absent += 1,
+                        Presence::Silent if self.canary_sings().await => {
+                            silent_since.get_or_insert_with(Instant::now);
+                        }
+                        Presence::Silent => silent_since = None,
+                    }
+                    let hung = silent_since.is_some_and(|since| since.elapsed() >= HUNG);
+                    if (absent >= 2 || hung)
+                        && let Some(revision) = self.write(entry.revision).await
+                    {
+                        info!(hung, "the leader is gone");
+                        return revision;
+                    }
+                    if absent == 1 {
+                        // Once may have been the blink of a reconnect.
+                        tokio::time::sleep(LOOK / 3).await;
+                        continue;
+                    }
+                }
+                Ok(entry) => {
+                    let revision = entry.map_or(0, |entry| entry.revision);
+                    if let Some(revision) = self.write(revision).await {
+                        return revision;
+                    }
+                }
+                Err(error) => debug!(%error, "the lease cannot be read"),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn look_after(&self, holder: Option<Holder>) -> Presence {
+        let Some(holder) = holder.filter(|holder| holder.instance != self.instance) else { return Presence::Absent };
+        let subject = self.subjects.coordinator(&holder.instance);
+        let request = async_nats::Request::new().timeout(Some(ANSWER));
+        match self.nats.send_request(subject, request).await {
+            // Whether it leads already or is just about to.
+            Ok(_) => Presence::Leads,
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Presence::Absent,
+            Err(_) => Presence::Silent,
+        }
+    }
+
+    /// Whether a request of ours to ourselves comes back: if not, it is our own link that is broken.
+    async fn canary_sings(&self) -> bool {
+        let request = async_nats::Request::new().timeout(Some(ANSWER));
+        self.nats.send_request(self.subjects.coordinator(&self.instance), request).await.is_ok()
+    }
+
+    /// Renews the lease until it is lost.
+    async fn hold(&self, revision: &mut u64) {
+        let mut renewed = Instant::now();
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            match self.write(*revision).await {
+                Some(new) => (*revision, renewed) = (new, Instant::now()),
+                None => match self.bucket.entry(KEY).await {
+                    // Our own renewal may have been stored although its confirmation was lost.
+                    Ok(Some(entry)) if self.is_ours(&entry) => (*revision, renewed) = (entry.revision, Instant::now()),
+                    Ok(_) => return,
+                    Err(error) => warn!(%error, "the lease cannot be renewed"),
+                },
+            }
+            if renewed.elapsed() >= STEP_DOWN {
+                return;
+            }
+        }
+    }
+
+    fn is_ours(&self, entry: &kv::Entry) -> bool {
+        let holder = serde_json::from_slice::<Holder>(&entry.value).ok();
+        entry.operation == kv::Operation::Put && holder.is_some_and(|holder| holder.instance == self.instance)
+    }
+
+    /// Writes our name if the lease is still at this revision. `Store::update` would drop the lifetime, so the
+    /// message is published directly.
+    async fn write(&self, revision: u64) -> Option<u64> {
+        let holder = serde_json::to_vec(&Holder { instance: self.instance.clone() }).expect("a text is JSON");
+        let message =
+            PublishMessage::build().payload(holder.into()).expected_last_subject_sequence(revision).ttl(LIFETIME);
+        let subject = format!("$KV.{}.{KEY}", self.subjects.lease_bucket());
+        let ack = self.store.jetstream().send_publish(subject, message).await.ok()?.await;
+        ack.map(|ack| ack.sequence).map_err(|error| debug!(%error, "the lease was not written")).ok()
+    }
+
+    async fn give_back(&self, revision: u64) {
+        match self.bucket.purge_expect_revision(KEY, Some(revision)).await {
+            Ok(()) => info!("gave the lease back"),
+            Err(error) => debug!(%error, "the lease was not given back"),
+        }
+    }
+}
+
+/// Whether the leader is there.
+enum Presence {
+    /// It answers.
+    Leads,
+    /// Nobody listens where it would.
+    Absent,
+    /// No answer.
+    Silent,
+}

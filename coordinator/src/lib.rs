@@ -1,0 +1,29 @@
+//! The coordinator: takes tasks from the stream, places them on agents, records their outcomes.
+//!
+//! [`node`] is the loop around the scheduler, [`store`] the only part that touches JetStream, [`lease`] decides who
+//! leads. [`api`] and [`http`] answer questions, [`dead`] those about dead letters; [`cli`] is the command line, [`local`] runs whole meshes on one
+//! machine for `dev`, `bench` and the tests.
+
+pub mod api;
+pub mod bench;
+pub mod cli;
+pub mod config;
+pub mod dead;
+pub mod demo;
+pub mod http;
+pub mod lease;
+pub mod local;
+pub mod node;
+pub mod store;
+
+/// An error with its causes in one line, for a log.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

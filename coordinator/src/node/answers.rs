@@ -1,0 +1,193 @@
+//! What comes back to the coordinator's own inbox.
+//!
+//! The reply subject of each question says what it was about, so no table of open questions is needed:
+//! `<inbox>.<topic>.<what>`. Tasks that were pulled come here too, under their own subjects.
+
+use std::fmt::Write as _;
+
+use async_nats::{Message, StatusCode};
+use scheduler::{Event, Sequence};
+use shared::AgentId;
+use shared::codec::Format;
+use shared::message::Pong;
+use tracing::{debug, warn};
+
+use super::Node;
+use super::envelope::{Stage, is_dead};
+use crate::store::Recorded;
+
+/// What a question was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Topic {
+    /// A pull on a lane.
+    Pull,
+    /// Whether a task is settled already.
+    LookUp,
+    /// The record of a result.
+    Record,
+    /// The record of a dead letter.
+    Bury,
+    /// The acknowledgement of a task.
+    Ack,
+    /// The removal of a task by its sequence.
+    Remove,
+    /// An order to an agent.
+    Run,
+    /// Whether an agent is there.
+    Probe,
+    /// Whether our own link is well.
+    Canary,
+}
+
+impl Topic {
+    const ALL: [Topic; 9] = [
+        Topic::Pull,
+        Topic::LookUp,
+        Topic::Record,
+        Topic::Bury,
+        Topic::Ack,
+        Topic::Remove,
+        Topic::Run,
+        Topic::Probe,
+        Topic::Canary,
+    ];
+
+    const fn token(self) -> &'static str {
+        match self {
+            Topic::Pull => "pull",
+            Topic::LookUp => "look",
+            Topic::Record => "rec",
+            Topic::Bury => "bury",
+            Topic::Ack => "ack",
+            Topic::Remove => "rm",
+            Topic::Run => "run",
+            Topic::Probe => "probe",
+            Topic::Canary => "canary",
+        }
+    }
+}
+
+impl Node {
+    /// Where the answer to a question shall go.
+    pub(super) fn reply_to(&self, topic: Topic, about: impl std::fmt::Display) -> String {
+        let mut subject = String::with_capacity(self.inbox.len() + 48);
+        subject.push_str(&self.inbox);
+        subject.push('.');
+        subject.push_str(topic.token());
+        subject.push('.');
+        write!(subject, "{about}").expect("writing to a text cannot fail");
+        subject
+    }
+
+    pub(super) async fn on_answer(&mut self, message: Message) {
+        let Some(rest) = message.subject.strip_prefix(self.inbox.as_str()).and_then(|rest| rest.strip_prefix('.'))
+        else {
+            return self.on_delivery(message).await;
+        };
+        let Some((token, about)) = rest.split_once('.') else { return };
+        let Some(topic) = Topic::ALL.into_iter().find(|topic| topic.token() == token) else { return };
+        let sequence = || about.parse().map(Sequence);
+        match topic {
+            Topic::Pull => self.on_pull_ended(about, message.status),
+            Topic::Run => self.on_agent_unreachable(about, message.status),
+            Topic::Probe => self.on_probe_answer(about, &message),
+            Topic::Canary => self.tell_scheduler(Event::CanaryHeard),
+            Topic::LookUp => {
+                if let Ok(sequence) = sequence() {
+                    self.on_looked_up(sequence, message).await;
+                }
+            }
+            Topic::Record => {
+                if let Ok(sequence) = sequence() {
+                    self.on_recorded(sequence, Recorded::parse(message.status, &message.payload)).await;
+                }
+            }
+            Topic::Bury => {
+                if let Ok(sequence) = sequence() {
+                    self.on_buried(sequence, Recorded::parse(message.status, &message.payload)).await;
+                }
+            }
+            Topic::Ack => {
+                if let Ok(sequence) = sequence() {
+                    self.on_ack_answered(sequence, message.status).await;
+                }
+            }
+            Topic::Remove => {
+                if let Ok(sequence) = sequence() {
+                    self.on_removed(sequence, &message);
+                }
+            }
+        }
+    }
+
+    fn on_pull_ended(&mut self, about: &str, status: Option<StatusCode>) {
+        let Some(reign) = &mut self.reign else { return };
+        let Some((lane, id)) = about.rsplit_once('.') else { return };
+        if let Ok(id) = id.parse() {
+            reign.lanes.pull_ended(lane, id);
+        }
+        if status == Some(StatusCode::NO_RESPONDERS) {
+            reign.lanes.vanished(lane);
+        }
+    }
+
+    fn on_agent_unreachable(&mut self, agent: &str, status: Option<StatusCode>) {
+        if status == Some(StatusCode::NO_RESPONDERS)
+            && let Ok(agent) = AgentId::new(agent)
+        {
+            debug!(%agent, "nobody listens on the agent's inbox");
+            self.tell_scheduler(Event::AgentUnreachable(agent));
+        }
+    }
+
+    fn on_probe_answer(&mut self, agent: &str, message: &Message) {
+        if message.status.is_some() {
+            return self.on_agent_unreachable(agent, message.status);
+        }
+        let Ok(agent) = AgentId::new(agent) else { return };
+        let format = self.formats.get(&agent).copied().unwrap_or_default();
+        // Whatever the agent sends, its header says what it is; without one it is as in its hello.
+        let format = super::agents::format_of(message).unwrap_or(format);
+        match format.decode::<Pong>(&message.payload) {
+            Ok(pong) if pong.agent == agent => {
+                // An answer to a probe is not counted among the beats.
+                let beat = shared::message::Beat { sequence: 0, ..pong.beat };
+                self.tell_scheduler(Event::AgentBeat(agent, beat));
+            }
+            Ok(pong) => warn!(%agent, claims = %pong.agent, "an agent answered a probe in another's name"),
+            Err(error) => warn!(%agent, error = %crate::chain(&error), "an agent's answer to a probe cannot be read"),
+        }
+    }
+
+    async fn on_looked_up(&mut self, sequence: Sequence, message: Message) {
+        let Some(reign) = &mut self.reign else { return };
+        let Some(envelope) = reign.envelopes.get_mut(&sequence) else { return };
+        if envelope.stage != Stage::LookingUp {
+            return;
+        }
+        match message.status {
+            None => {}
+            Some(StatusCode::NOT_FOUND) => return self.admit(sequence).await,
+            // Put again when the answer has been out too long.
+            Some(_) => return,
+        }
+        let headers = message.headers.unwrap_or_default();
+        debug!(task = %envelope.id, "the task is settled already");
+        let inherited = sequence.0 <= reign.inherited;
+        let reply_to = envelope.reply_to.clone();
+        // A coordinator may have gone between the record and the dead letter.
+        let bury = inherited && is_dead(&headers);
+        if let Some(reply_to) = reply_to {
+            self.publish(reply_to.to_string(), None, Some(headers.clone()), message.payload).await;
+        }
+        if bury { self.bury_settled(sequence, headers).await } else { self.remove(sequence).await }
+    }
+}
+
+/// Reads a pong or a beat in the format that its header names.
+pub(super) fn decode<T: serde::de::DeserializeOwned>(
+    format: Format,
+    message: &Message,
+) -> Result<T, shared::codec::DecodeError> {
+    format.decode(&message.payload)
+}

@@ -1,0 +1,249 @@
+//! What the rest of the process asks of the coordinator's loop, and what its helpers report to it.
+
+use std::ops::ControlFlow;
+
+use scheduler::{Event, Scheduler, Timestamp};
+use shared::api::{self, Refusal};
+use shared::message::AttemptRef;
+use shared::{AgentId, TaskId};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::Node;
+use crate::store::{Store, Stored};
+
+/// Looks at the scheduler and sends what it saw.
+type Look = Box<dyn FnOnce(&Scheduler, Timestamp) + Send>;
+
+/// Something for the coordinator's loop to do.
+pub enum Command {
+    /// Let somebody look at the scheduler.
+    Look(Look),
+    /// A lane's consumer is there.
+    LaneReady(String),
+    /// A message was read from the stream that no lane delivers.
+    TakeIn(Stored),
+    /// An attempt's end is recorded although nobody here knew of it.
+    Confirm(AgentId, AttemptRef),
+    /// These tasks have results, and all others had none when the reign began.
+    ResultsKnown(Vec<TaskId>),
+    /// End a task that is fetched; answers whether it was.
+    Cancel(TaskId, oneshot::Sender<bool>),
+    /// End a task that was read from the stream for it.
+    CancelStored(Stored, oneshot::Sender<()>),
+    /// Let an agent finish and leave.
+    Drain(AgentId, oneshot::Sender<()>),
+    /// Stop working.
+    Stop(oneshot::Sender<()>),
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Command::Look(_) => "Look",
+            Command::LaneReady(_) => "LaneReady",
+            Command::TakeIn(_) => "TakeIn",
+            Command::Confirm(..) => "Confirm",
+            Command::ResultsKnown(_) => "ResultsKnown",
+            Command::Cancel(..) => "Cancel",
+            Command::CancelStored(..) => "CancelStored",
+            Command::Drain(..) => "Drain",
+            Command::Stop(_) => "Stop",
+        })
+    }
+}
+
+impl Node {
+    pub(super) async fn on_command(&mut self, command: Command) -> ControlFlow<()> {
+        match command {
+            Command::Look(look) => look(&self.scheduler, self.clock.now()),
+            Command::LaneReady(name) => {
+                if let Some(reign) = &mut self.reign {
+                    reign.lanes.ready(&name);
+                }
+            }
+            Command::TakeIn(stored) => self.on_fetched(stored).await,
+            Command::Confirm(agent, attempt) => self.settled.entry(agent).or_default().push(attempt),
+            Command::ResultsKnown(ids) => self.on_results_known(&ids),
+            Command::Cancel(id, answer) => {
+                let sequence = self.scheduler.sequence_of(&id);
+                if let Some(sequence) = sequence {
+                    self.tell_scheduler(Event::TaskCancelled(sequence));
+                }
+                let _ = answer.send(sequence.is_some());
+            }
+            Command::CancelStored(stored, answer) => {
+                let sequence = scheduler::Sequence(stored.sequence);
+                self.on_fetched(stored).await;
+                // Either the scheduler has it by now, or it is being looked up first.
+                if let Some(envelope) = self.reign.as_mut().and_then(|reign| reign.envelopes.get_mut(&sequence)) {
+                    envelope.cancel_wanted = true;
+                }
+                self.tell_scheduler(Event::TaskCancelled(sequence));
+                let _ = answer.send(());
+            }
+            Command::Drain(agent, answer) => {
+                self.tell_scheduler(Event::AgentDrained(agent));
+                let _ = answer.send(());
+            }
+            Command::Stop(answer) => {
+                self.finish_turn().await;
+                let _ = answer.send(());
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn on_results_known(&mut self, ids: &[TaskId]) {
+        if let Some(reign) = &mut self.reign {
+            ids.iter().for_each(|id| reign.known.insert(id.as_str()));
+            reign.known_complete = true;
+        }
+    }
+}
+
+/// Reaches the coordinator's loop from elsewhere in the process.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<api::Mesh>,
+}
+
+impl Handle {
+    pub(super) fn new(commands: mpsc::Sender<Command>, status: watch::Receiver<api::Mesh>) -> Self {
+        Self { commands, status }
+    }
+
+    /// A handle for those who have only the sender.
+    pub(crate) fn from_sender(commands: mpsc::Sender<Command>) -> Self {
+        let empty = Scheduler::new(scheduler::Config::default(), 0).status("", "");
+        Self { commands, status: watch::channel(empty).1 }
+    }
+
+    /// The mesh at a glance, at most a quarter of a second old.
+    pub fn status(&self) -> api::Mesh {
+        self.status.borrow().clone()
+    }
+
+    /// Looks at the scheduler.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Scheduler, Timestamp) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (send, receive) = oneshot::channel();
+        let look: Look = Box::new(move |scheduler, now| drop(send.send(look(scheduler, now))));
+        self.send(Command::Look(look)).await?;
+        receive.await.map_err(|_| stopping())
+    }
+
+    /// A task, wherever it is: at the coordinator, in the stream, or among the results.
+    pub async fn task(&self, store: &Store, id: TaskId) -> Result<api::Task, Refusal> {
+        let wanted = id.clone();
+        let held = self.look(move |scheduler, now| scheduler.task(&wanted, now)).await?;
+        if let Some(task) = held.as_ref().filter(|task| task.state != api::TaskState::Settled) {
+            return Ok(task.clone());
+        }
+        if let Some(result) = store.result(&id).await.map_err(|e| unavailable(&e))? {
+            return Ok(settled_task(&id, &result));
+        }
+        // Its result is on its way into the stream.
+        if let Some(task) = held {
+            return Ok(task);
+        }
+        if let Some(stored) = store.queued_by_id(&id).await.map_err(|e| unavailable(&e))? {
+            return Ok(queued_task(&id, &stored));
+        }
+        Err(Refusal { error: format!("there is no task `{id}`, and no result of one"), code: 404 })
+    }
+
+    /// Ends a task, wherever it is.
+    pub async fn cancel(&self, store: &Store, id: TaskId) -> Result<api::Task, Refusal> {
+        let (answer, known) = oneshot::channel();
+        self.send(Command::Cancel(id.clone(), answer)).await?;
+        if !known.await.map_err(|_| stopping())?
+            && let Some(stored) = store.queued_by_id(&id).await.map_err(|e| unavailable(&e))?
+        {
+            let (answer, done) = oneshot::channel();
+            self.send(Command::CancelStored(stored, answer)).await?;
+            done.await.map_err(|_| stopping())?;
+        }
+        self.task(store, id).await
+    }
+
+    /// Lets an agent finish and leave.
+    pub async fn drain(&self, id: AgentId) -> Result<api::Agent, Refusal> {
+        let (answer, done) = oneshot::channel();
+        self.send(Command::Drain(id.clone(), answer)).await?;
+        done.await.map_err(|_| stopping())?;
+        self.agent(id).await
+    }
+
+    /// One agent.
+    pub async fn agent(&self, id: AgentId) -> Result<api::Agent, Refusal> {
+        let wanted = id.clone();
+        let found = self.look(move |scheduler, now| scheduler.agent(&wanted, now)).await?;
+        found.ok_or_else(|| Refusal { error: format!("there is no agent `{id}`"), code: 404 })
+    }
+
+    /// Stops the loop.
+    pub async fn stop(&self) {
+        let (answer, done) = oneshot::channel();
+        if self.send(Command::Stop(answer)).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    async fn send(&self, command: Command) -> Result<(), Refusal> {
+        self.commands.send(command).await.map_err(|_| stopping())
+    }
+}
+
+fn stopping() -> Refusal {
+    Refusal { error: "the coordinator is stopping".to_owned(), code: 503 }
+}
+
+/// What could not be read from a stream.
+pub(crate) fn unavailable(error: &crate::store::StoreError) -> Refusal {
+    Refusal { error: crate::chain(error), code: 503 }
+}
+
+fn settled_task(id: &TaskId, stored: &Stored) -> api::Task {
+    let result = shared::client::TaskResult::parse(Some(&stored.headers), stored.body.clone());
+    let kind = result.as_ref().and_then(|r| shared::Kind::new(&r.kind).ok());
+    api::Task {
+        id: id.clone(),
+        kind: kind.unwrap_or_else(|| shared::Kind::new("unknown").expect("it is a good name")),
+        priority: None,
+        state: api::TaskState::Settled,
+        attempts: result.as_ref().map_or(0, |r| r.attempts),
+        agent: result.as_ref().and_then(|r| r.agent.clone()),
+        age_ms: None,
+        outcome: result.as_ref().map(|r| r.outcome),
+        reason: result.as_ref().and_then(|r| r.error.clone()),
+        alone: false,
+        queued_ms: result.as_ref().map(|r| r.queued.as_millis() as u64),
+        run_ms: result.as_ref().map(|r| r.run.as_millis() as u64),
+    }
+}
+
+fn queued_task(id: &TaskId, stored: &Stored) -> api::Task {
+    let mut tokens = stored.subject.split('.').skip(2);
+    let kind = tokens.next().and_then(|kind| shared::Kind::new(kind).ok());
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    api::Task {
+        id: id.clone(),
+        kind: kind.unwrap_or_else(|| shared::Kind::new("unknown").expect("it is a good name")),
+        priority: tokens.next().map_or(Some(shared::Priority::Normal), |priority| priority.parse().ok()),
+        state: api::TaskState::Queued,
+        attempts: 0,
+        agent: None,
+        age_ms: Some(since_1970.saturating_sub(stored.stored).as_millis() as u64),
+        outcome: None,
+        reason: Some(
+            "the coordinator has not fetched it yet: it stands behind others, or no agent can do its kind".to_owned(),
+        ),
+        alone: false,
+        queued_ms: None,
+        run_ms: None,
+    }
+}

@@ -1,0 +1,448 @@
+//! What the control service answers: the same shapes over NATS (`hive.api.<noun>.<verb>`), REST and `--json`.
+//!
+//! Requests and answers are JSON. An error is an object with `error` and comes with the headers
+//! `Nats-Service-Error` and `Nats-Service-Error-Code` of NATS micro services.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{AgentId, Epoch, Incarnation, Kind, Priority, TaskId};
+use crate::needs::Labels;
+use crate::quantity::Resources;
+
+/// A list: the same envelope everywhere.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct List<T> {
+    /// The things listed.
+    pub items: Vec<T>,
+}
+
+/// How an agent is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentState {
+    /// It has said hello and not beaten yet.
+    Starting,
+    /// It beats, and gets work.
+    Healthy,
+    /// It beats, but its host is so busy that it gets no new work.
+    Degraded,
+    /// It is silent and being probed; it keeps its work and gets none.
+    Unhealthy,
+    /// It is gone; its work starts elsewhere.
+    Offline,
+    /// It finishes what it has and gets no new work.
+    Stopping,
+}
+
+impl AgentState {
+    /// Every state.
+    pub const ALL: [AgentState; 6] = [
+        AgentState::Starting,
+        AgentState::Healthy,
+        AgentState::Degraded,
+        AgentState::Unhealthy,
+        AgentState::Offline,
+        AgentState::Stopping,
+    ];
+
+    /// How it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AgentState::Starting => "starting",
+            AgentState::Healthy => "healthy",
+            AgentState::Degraded => "degraded",
+            AgentState::Unhealthy => "unhealthy",
+            AgentState::Offline => "offline",
+            AgentState::Stopping => "stopping",
+        }
+    }
+}
+
+impl std::fmt::Display for AgentState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// An agent, as `agent.list` and `GET /v1/agents` show it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Who it is.
+    pub id: AgentId,
+    /// How it is doing.
+    pub state: AgentState,
+    /// How many attempts it runs at once.
+    pub slots: u32,
+    /// How many of its attempts are in a slot.
+    pub running: u32,
+    /// How many more it has been given in advance.
+    pub queued: u32,
+    /// What it can do.
+    pub kinds: Vec<Kind>,
+    /// What `Hive-Needs` are compared with.
+    pub labels: Labels,
+    /// The host it runs on.
+    pub host: String,
+    /// Version of its program.
+    pub version: String,
+    /// Its process.
+    pub incarnation: Incarnation,
+    /// Milliseconds since its last beat.
+    pub beat_age_ms: u64,
+    /// What it offers; zero is not limited.
+    pub capacity: Resources,
+    /// What its attempts have reserved.
+    pub reserved: Resources,
+    /// How busy its host is, by resource, 0.0 to 1.0; empty before its first report.
+    pub usage: BTreeMap<String, f64>,
+    /// Attempts that it has ended well since it registered with this leader.
+    pub succeeded: u64,
+    /// Attempts that failed on it since.
+    pub failed: u64,
+    /// The task that it is emptied for, or runs and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_for: Option<TaskId>,
+}
+
+/// How far a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    /// In the stream; the coordinator has not fetched it yet.
+    Queued,
+    /// Fetched; it waits for an agent or for its next attempt.
+    Waiting,
+    /// An agent has it.
+    Running,
+    /// Its outcome is recorded.
+    Settled,
+}
+
+impl TaskState {
+    /// How it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TaskState::Queued => "queued",
+            TaskState::Waiting => "waiting",
+            TaskState::Running => "running",
+            TaskState::Settled => "settled",
+        }
+    }
+}
+
+impl std::fmt::Display for TaskState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A task, as `task.get` and `task.list` show it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// Which one.
+    pub id: TaskId,
+    /// What is to be done.
+    pub kind: Kind,
+    /// How urgent it is; unknown once it is settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    /// How far it is.
+    pub state: TaskState,
+    /// How often it has been started.
+    pub attempts: u32,
+    /// The agent that has it, or ran it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Milliseconds since it was accepted; unknown once it is settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<crate::Outcome>,
+    /// Why it waits or how it failed, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether it runs alone on its agent, because it was there when others were lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
+    /// Milliseconds from acceptance to the last start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued_ms: Option<u64>,
+    /// Milliseconds that the last attempt ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_ms: Option<u64>,
+}
+
+/// What waits and runs of one kind, as `queue.list` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Queue {
+    /// The kind.
+    pub kind: Kind,
+    /// Tasks of it in the stream, whoever has them.
+    pub stored: u64,
+    /// Those of them that the coordinator has fetched and not placed.
+    pub waiting: u64,
+    /// Those that an agent has.
+    pub running: u64,
+    /// Agents that can do it and are not offline.
+    pub agents: u32,
+    /// How its tasks are placed.
+    pub strategy: String,
+}
+
+/// The mesh at a glance, as `mesh.status` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mesh {
+    /// Name of the mesh.
+    pub mesh: String,
+    /// The coordinator that answers.
+    pub instance: String,
+    /// Whether it leads.
+    pub leading: bool,
+    /// The leader's epoch.
+    pub epoch: Epoch,
+    /// Version of the coordinator's program.
+    pub version: String,
+    /// Agents by state.
+    pub agents: BTreeMap<String, u32>,
+    /// Slots of the agents that get work.
+    pub slots: u64,
+    /// Attempts that agents have.
+    pub running: u64,
+    /// Tasks fetched and not placed.
+    pub waiting: u64,
+    /// Tasks settled by this leader, by outcome.
+    pub settled: BTreeMap<String, u64>,
+    /// Attempts started again because their agent was lost.
+    pub reassigned: u64,
+}
+
+/// A dead letter, as `dead.list` shows it: a task that failed for good or could not be run at all.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Its sequence in the stream of dead letters.
+    pub id: u64,
+    /// The task's id.
+    pub task: String,
+    /// What was to be done.
+    pub kind: String,
+    /// How the task ended: `failed` or `dead`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<crate::Outcome>,
+    /// How often it was started.
+    pub attempts: u32,
+    /// The agent that ran it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Why it failed, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The subject it was submitted under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// The task whose dead letter was replayed as this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<String>,
+    /// When it was buried, RFC 3339 in UTC.
+    pub time: String,
+    /// Milliseconds since.
+    pub age_ms: u64,
+    /// Length of its body.
+    pub body_bytes: u64,
+}
+
+/// Which dead letters `dead.list` shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeadFilter {
+    /// Only those of this kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    /// At most so many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Only those older than the one with this id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+}
+
+/// A page of dead letters, the newest first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeadPage {
+    /// The dead letters.
+    pub items: Vec<DeadLetter>,
+    /// How many there are of what was asked for, on all pages.
+    pub total: u64,
+    /// The `before` of the next page, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+/// A dead letter with what was submitted, as `dead.get` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetterContent {
+    /// What is known of it.
+    #[serde(flatten)]
+    pub letter: DeadLetter,
+    /// Its headers, the submitter's and the mesh's, without the broker's own.
+    pub headers: BTreeMap<String, Vec<String>>,
+    /// The body, where it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// The body in base64, where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_base64: Option<String>,
+    /// Whether headers or body are too long to be shown whole.
+    pub truncated: bool,
+}
+
+/// Which dead letters are got, replayed or discarded: exactly one of `id`, `task`, `kind` and `all`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeadSelection {
+    /// The one with this id; a number, or its digits as a text.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "number_or_digits")]
+    pub id: Option<u64>,
+    /// The one of this task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    /// All of this kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    /// All.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// Of several, only those newer than the one with this id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// Of several, only those up to the one with this id; without it, those there are now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+    /// Of several, at most so many are replayed by one request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+fn number_or_digits<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Number(u64),
+        Digits(String),
+    }
+    match Option::<Given>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Given::Number(number)) => Ok(Some(number)),
+        Some(Given::Digits(digits)) => digits.parse().map(Some).map_err(|_| {
+            serde::de::Error::custom(
+                "the id of a dead letter is its sequence, a number; a task's id is given as `task`",
+            )
+        }),
+    }
+}
+
+/// What `dead.replay` has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replays {
+    /// What was submitted again; its dead letters are gone.
+    pub items: Vec<Replay>,
+    /// What was not; its dead letters stay.
+    pub refused: Vec<ReplayRefusal>,
+    /// The request by which the rest is replayed, if there may be more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<DeadSelection>,
+}
+
+/// A dead letter that was replayed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replay {
+    /// The dead letter's id.
+    pub id: u64,
+    /// The task that it was of.
+    pub task: String,
+    /// The task that it is now.
+    pub new_task: TaskId,
+    /// Whether an earlier replay had submitted it already, so that now only the dead letter was removed.
+    pub repeated: bool,
+}
+
+/// A dead letter that was not replayed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplayRefusal {
+    /// The dead letter's id.
+    pub id: u64,
+    /// The task that it is of.
+    pub task: String,
+    /// Why not, and what to do instead.
+    pub error: String,
+}
+
+/// What `dead.discard` has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discarded {
+    /// How many dead letters were removed.
+    pub discarded: u64,
+}
+
+/// Asks about one thing: `{"id": "…"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ById {
+    /// Which one.
+    pub id: String,
+}
+
+/// Why an operation was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{error}")]
+pub struct Refusal {
+    /// What, where, and what to do instead.
+    pub error: String,
+    /// As in HTTP: 404 not found, 409 conflict, 503 no leader.
+    pub code: u16,
+}
+
+/// What an event says, in stream `HIVE_EVENTS` under `hive.event.<topic>.<what>`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, RFC 3339 in UTC.
+    pub time: String,
+    /// `agent`, `task`, `scaling` or `mesh`.
+    pub topic: String,
+    /// What happened: `lost`, `reassigned`, …
+    pub what: String,
+    /// The epoch of the leader that tells it.
+    pub epoch: Epoch,
+    /// The agent it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// The task it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// The task's kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The attempt's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// In words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_dead_letter_is_a_number_or_its_digits() {
+        let id = |text: &str| serde_json::from_str::<DeadSelection>(text).map(|s| s.id).map_err(|e| e.to_string());
+
+        assert_eq!(id(r#"{"id": 17}"#), Ok(Some(17)));
+        assert_eq!(id(r#"{"id": "17"}"#), Ok(Some(17)));
+        assert_eq!(id(r#"{"all": true}"#), Ok(None));
+        assert!(id(r#"{"id": "order-1"}"#).unwrap_err().contains("`task`"));
+        assert!(id(r#"{"ids": [1]}"#).is_err());
+    }
+}

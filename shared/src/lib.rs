@@ -1,0 +1,27 @@
+//! The wire contract of the mesh: what names look like, which subject carries what, which headers mean
+//! what, and how the mesh's own messages are encoded.
+//!
+//! Everything here is checked on the way in, so that the rest of the mesh never meets a bad name. With the
+//! feature `nats` (on by default) there is also [`connect`], which knows the settings a long-lived NATS
+//! connection needs, and [`Client`], a small client for submitting tasks and waiting for their results.
+
+pub mod api;
+pub mod codec;
+pub mod header;
+pub mod message;
+pub mod names;
+pub mod needs;
+pub mod quantity;
+pub mod subject;
+pub mod task;
+
+#[cfg(feature = "nats")]
+pub mod client;
+#[cfg(feature = "nats")]
+pub mod connect;
+
+#[cfg(feature = "nats")]
+pub use client::Client;
+pub use names::{AgentId, Epoch, Incarnation, Kind, MeshName, Priority, TaskId};
+pub use quantity::Resources;
+pub use task::{Outcome, TaskOptions};

@@ -1,0 +1,210 @@
+//! Amounts of resources, and the texts they are written as: `500m` or `2` cores, `512Mi`, `10Mbps`.
+//!
+//! The notation is that of Kubernetes quantities
+//! (<https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>), with `bps` for rates.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::names::excerpt;
+
+/// An amount of each resource: what a task needs, or what an agent has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// Thousandths of a CPU core.
+    pub cpu_millis: u64,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Disk in bytes.
+    pub disk_bytes: u64,
+    /// Network bandwidth in bits per second.
+    pub network_bps: u64,
+}
+
+impl Resources {
+    /// Nothing of anything.
+    pub const ZERO: Resources = Resources { cpu_millis: 0, memory_bytes: 0, disk_bytes: 0, network_bps: 0 };
+
+    /// Names of the dimensions, in the order of [`Resources::dimensions`].
+    pub const NAMES: [&'static str; 4] = ["cpu", "memory", "disk", "network"];
+
+    /// The amounts in the order CPU, memory, disk, network.
+    pub fn dimensions(&self) -> [u64; 4] {
+        [self.cpu_millis, self.memory_bytes, self.disk_bytes, self.network_bps]
+    }
+
+    /// The other way round.
+    pub fn from_dimensions([cpu_millis, memory_bytes, disk_bytes, network_bps]: [u64; 4]) -> Self {
+        Self { cpu_millis, memory_bytes, disk_bytes, network_bps }
+    }
+
+    /// Whether this fits into `room`, in every dimension.
+    pub fn fits(&self, room: &Resources) -> bool {
+        self.dimensions().into_iter().zip(room.dimensions()).all(|(need, has)| need <= has)
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Resources) -> Resources {
+        self.zip(other, u64::saturating_add)
+    }
+
+    /// What is left when `other` is taken away; never below zero.
+    #[must_use]
+    pub fn minus(&self, other: &Resources) -> Resources {
+        self.zip(other, u64::saturating_sub)
+    }
+
+    fn zip(&self, other: &Resources, f: impl Fn(u64, u64) -> u64) -> Resources {
+        let (a, b) = (self.dimensions(), other.dimensions());
+        Resources::from_dimensions(std::array::from_fn(|i| f(a[i], b[i])))
+    }
+}
+
+/// Why a text is not an amount.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not an amount of {what}: write {example}")]
+pub struct BadQuantity {
+    text: String,
+    what: &'static str,
+    example: &'static str,
+}
+
+/// Reads CPU cores: `2`, `0.5`, `500m`. The result is in thousandths of a core.
+pub fn parse_cpu(text: &str) -> Result<u64, BadQuantity> {
+    let bad = || BadQuantity { text: excerpt(text), what: "CPU", example: "cores such as `2` or `500m`" };
+    let text = text.trim();
+    match text.strip_suffix('m') {
+        Some(millis) => scaled(millis, 1.0).ok_or_else(bad),
+        None => scaled(text, 1000.0).ok_or_else(bad),
+    }
+}
+
+/// Reads bytes: `1048576`, `512Mi`, `1Gi`, `2G`, `512MiB`.
+pub fn parse_bytes(text: &str) -> Result<u64, BadQuantity> {
+    let bad = || BadQuantity { text: excerpt(text), what: "bytes", example: "`512Mi`, `1Gi` or a plain number" };
+    let trimmed = text.trim();
+    let trimmed = trimmed.strip_suffix('B').unwrap_or(trimmed);
+    let (digits, unit) = split_unit(trimmed);
+    let factor = match unit {
+        "" => 1.0,
+        "k" | "K" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0 * 1024.0,
+        "Gi" => 1024.0 * 1024.0 * 1024.0,
+        "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(bad()),
+    };
+    scaled(digits, factor).ok_or_else(bad)
+}
+
+/// Reads a bandwidth: `10Mbps`, `1Gbps`, `64kbps`, `9600bps`. The result is in bits per second.
+pub fn parse_bandwidth(text: &str) -> Result<u64, BadQuantity> {
+    let bad = || BadQuantity { text: excerpt(text), what: "bandwidth", example: "`10Mbps` or `1Gbps`" };
+    let number = text.trim().strip_suffix("bps").ok_or_else(bad)?;
+    let (digits, unit) = split_unit(number);
+    let factor = match unit {
+        "" => 1.0,
+        "k" | "K" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        _ => return Err(bad()),
+    };
+    scaled(digits, factor).ok_or_else(bad)
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    (text[..end].trim_end(), &text[end..])
+}
+
+fn scaled(digits: &str, factor: f64) -> Option<u64> {
+    // Only plain decimals: `f64` would also read `inf`, `nan` and `1e9`.
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return None;
+    }
+    let amount = digits.parse::<f64>().ok()? * factor;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    (amount < 1e18).then_some(amount.ceil() as u64)
+}
+
+/// Declares a (de)serialiser for a field that is written as a text, or as a plain number.
+macro_rules! field {
+    ($(#[$doc:meta])* $name:ident, $parse:path) => {
+        $(#[$doc])*
+        pub mod $name {
+            use super::*;
+
+            /// Reads the field, where it is present.
+            pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+                #[derive(Deserialize)]
+                #[serde(untagged)]
+                enum Written {
+                    Number(f64),
+                    Text(String),
+                }
+                let text = match Option::<Written>::deserialize(deserializer)? {
+                    None => return Ok(None),
+                    Some(Written::Number(number)) => number.to_string(),
+                    Some(Written::Text(text)) => text,
+                };
+                $parse(&text).map(Some).map_err(serde::de::Error::custom)
+            }
+
+            /// Writes the field as a number of its base unit.
+            pub fn serialize<S: serde::Serializer>(amount: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+                amount.serialize(serializer)
+            }
+        }
+    };
+}
+
+field!(
+    /// For a field of CPU cores, kept in thousandths: `#[serde(default, with = "quantity::cpu")]`.
+    cpu, parse_cpu
+);
+field!(
+    /// For a field of bytes: `#[serde(default, with = "quantity::bytes")]`.
+    bytes, parse_bytes
+);
+field!(
+    /// For a field of bandwidth, kept in bits per second: `#[serde(default, with = "quantity::bandwidth")]`.
+    bandwidth, parse_bandwidth
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_read_in_the_usual_notations() {
+        assert_eq!(parse_cpu("2"), Ok(2000));
+        assert_eq!(parse_cpu("0.5"), Ok(500));
+        assert_eq!(parse_cpu("500m"), Ok(500));
+        assert_eq!(parse_bytes("512Mi"), Ok(512 << 20));
+        assert_eq!(parse_bytes("1GiB"), Ok(1 << 30));
+        assert_eq!(parse_bytes("2k"), Ok(2000));
+        assert_eq!(parse_bytes("77"), Ok(77));
+        assert_eq!(parse_bandwidth("10Mbps"), Ok(10_000_000));
+    }
+
+    #[test]
+    fn what_is_no_amount_is_refused() {
+        for bad in ["", "-1", "inf", "1e9", "many", "5x", "m", "1.2.3", "99999999999999999999"] {
+            assert!(parse_cpu(bad).is_err(), "{bad:?} was taken for CPU");
+            assert!(parse_bytes(bad).is_err(), "{bad:?} was taken for bytes");
+            assert!(parse_bandwidth(bad).is_err(), "{bad:?} was taken for bandwidth");
+        }
+    }
+
+    #[test]
+    fn a_need_fits_only_if_every_dimension_does() {
+        let room = Resources { cpu_millis: 1000, memory_bytes: 10, disk_bytes: 10, network_bps: 10 };
+
+        assert!(Resources { cpu_millis: 1000, ..Resources::ZERO }.fits(&room));
+        assert!(!Resources { cpu_millis: 1, disk_bytes: 11, ..Resources::ZERO }.fits(&room));
+    }
+}

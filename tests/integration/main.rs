@@ -1,0 +1,18 @@
+//! The mesh as its users meet it: real processes around a real nats-server. One module, one theme.
+
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod bad_surroundings;
+mod busy;
+mod contract;
+mod drain;
+mod foreign;
+mod identity;
+mod interfaces;
+mod isolation;
+mod limits;
+mod losses;
+mod placement;
+mod takeover;
+mod wire;

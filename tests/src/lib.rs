@@ -1,0 +1,49 @@
+//! What the integration tests stand on: whole meshes of real processes around a real nats-server, each with
+//! its own ports and its own directory, so that any number of tests run side by side.
+//!
+//! ```no_run
+//! # async fn example() {
+//! use mesh_tests::{Mesh, agent, task};
+//!
+//! let mesh = Mesh::start().await;
+//! let id = mesh.submit("sleep", "1s").await;
+//! let first = mesh.until(task(&id).running()).await.agent.expect("an agent runs it");
+//! mesh.agent(&first).kill().await;
+//! let result = mesh.until(task(&id).settled()).await;
+//! assert_eq!(result.attempts, 2);
+//! # }
+//! ```
+//!
+//! [`Mesh`] is the mesh, [`state`] what a test can wait for, [`FakeAgent`] an agent of another make,
+//! [`python`] a client of another make. Support code panics where a test could only unwrap.
+
+pub mod fake;
+pub mod mesh;
+pub mod program;
+pub mod python;
+pub mod state;
+
+pub use fake::FakeAgent;
+pub use mesh::{Builder, Mesh, Results, new_task};
+pub use program::Output;
+pub use state::{State, agent, results, task, tasks};
+
+/// The builtin handlers, as an agent's settings name them.
+pub const BUILTINS: &str = r#"
+[[handler]]
+kind = "echo"
+builtin = "echo"
+
+[[handler]]
+kind = "sleep"
+builtin = "sleep"
+
+[[handler]]
+kind = "fail"
+builtin = "fail"
+"#;
+
+/// The settings of an agent that handles a kind by a command, besides what else it does.
+pub fn command_handler(kind: &str, argv: &[&str]) -> String {
+    format!("[[handler]]\nkind = \"{kind}\"\ncommand = {argv:?}\nenv = [\"PATH\", \"NOTES\"]\n")
+}

@@ -1,0 +1,81 @@
+//! Runs the program under test as somebody at a prompt would.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+/// How long a command may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How a command ended, and what it said.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Its exit code.
+    pub code: i32,
+    /// What somebody would pipe.
+    pub stdout: String,
+    /// The rest.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Its output as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+
+    /// Checks that it succeeded.
+    ///
+    /// # Panics
+    /// If it did not.
+    pub fn succeeded(self) -> Self {
+        assert_eq!(self.code, 0, "{self:?}");
+        self
+    }
+}
+
+/// The program under test, which cargo builds along with the tests.
+pub fn exe() -> PathBuf {
+    if let Some(path) = std::env::var_os("CARGO_BIN_EXE_coordinator-under-test") {
+        return path.into();
+    }
+    // A test program lies in `<target>/<profile>/deps`, the programs one above.
+    let this = std::env::current_exe().expect("a test knows its own program");
+    let path = this.parent().and_then(Path::parent).map(|dir| dir.join("coordinator-under-test"));
+    path.filter(|path| path.is_file()).expect("`coordinator-under-test` is built with the tests of `mesh-tests`")
+}
+
+/// A command of the program under test, with nothing of our own environment that could turn it.
+pub fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(exe());
+    for name in ["NATS_URL", "NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD", "HIVE_MESH", "HIVE_LOG"] {
+        command.env_remove(name);
+    }
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// Runs the program under test until it ends.
+pub async fn run(args: &[&str]) -> Output {
+    finish(command(args), args).await
+}
+
+async fn finish(mut command: Command, args: &[&str]) -> Output {
+    let ended = tokio::time::timeout(LIMIT, command.output()).await;
+    let output = ended.unwrap_or_else(|_| panic!("{args:?} does not end")).expect("the program can be started");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Output { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+/// Ids of the processes that run for a task: commands see its id in their environment, and so do their children.
+pub fn processes_of(task: &shared::TaskId) -> Vec<String> {
+    let wanted = format!("HIVE_TASK={task}");
+    let directories = std::fs::read_dir("/proc").expect("this is Linux").flatten();
+    let runs_for_it = |path: PathBuf| {
+        let environment = std::fs::read(path.join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+    };
+    directories.filter(|dir| runs_for_it(dir.path())).map(|dir| dir.file_name().to_string_lossy().into()).collect()
+}

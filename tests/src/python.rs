@@ -1,0 +1,58 @@
+//! A client of another make: nats-py, the NATS client of Python, in a directory of its own in the user's cache.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+/// The version of nats-py that the tests run with.
+const NATS_PY: &str = "nats-py==2.15.0";
+
+/// Runs a script with nats-py, and gives what it printed. `None` if there is no Python or pip here; that is said
+/// loudly, and on CI (where `CI` is set) it is a failure.
+///
+/// # Panics
+/// If the script fails, or if this is CI and there is no Python or pip.
+pub async fn run(script: &Path, args: &[&str]) -> Option<String> {
+    let packages = match packages().await {
+        Ok(packages) => packages,
+        Err(problem) => {
+            eprintln!("SKIPPED: no foreign client was tried, because nats-py cannot be had: {problem}");
+            assert!(std::env::var_os("CI").is_none(), "on CI nothing is skipped: {problem}");
+            return None;
+        }
+    };
+    let mut command = Command::new("python3");
+    command.arg(script).args(args).env("PYTHONPATH", packages).stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.expect("python3 was there a moment ago");
+    assert!(output.status.success(), "{}: {}", script.display(), String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The directory with nats-py, installed if it is not there yet.
+async fn packages() -> Result<PathBuf, String> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let cache = cache.ok_or("neither XDG_CACHE_HOME nor HOME is set")?.join("hivemesh");
+    let wanted = cache.join(NATS_PY.replace("==", "-"));
+    if wanted.is_dir() {
+        return Ok(wanted);
+    }
+    std::fs::create_dir_all(&cache).map_err(|error| error.to_string())?;
+    // Installed beside its place and then moved there: who finds it finds all of it.
+    let fresh = tempfile::tempdir_in(&cache).map_err(|error| error.to_string())?;
+    install(fresh.path()).await?;
+    match std::fs::rename(fresh.path(), &wanted) {
+        // Another test program may have been faster.
+        Err(error) if !wanted.is_dir() => Err(error.to_string()),
+        _ => Ok(wanted),
+    }
+}
+
+async fn install(directory: &Path) -> Result<(), String> {
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]);
+    pip.arg(directory).arg(NATS_PY).stdin(Stdio::null());
+    let output = pip.output().await.map_err(|error| format!("python3: {error}"))?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
