@@ -7,9 +7,10 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::RequestErrorKind;
 use async_nats::jetstream::kv;
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::{RequestErrorKind, Subscriber};
+use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use shared::Epoch;
 use shared::subject::Subjects;
@@ -22,7 +23,7 @@ use crate::store::Store;
 const LIFETIME: Duration = Duration::from_secs(15);
 /// How often it is renewed.
 const RENEWAL: Duration = Duration::from_secs(2);
-/// A leader that could not renew for this long steps down, before the lease can be anybody else's.
+/// A leader that could not renew for this long steps down, before the lease can be anybody else's by its lifetime.
 const STEP_DOWN: Duration = Duration::from_secs(12);
 /// How often a standby looks after the leader.
 const LOOK: Duration = Duration::from_millis(150);
@@ -36,8 +37,13 @@ const KEY: &str = "leader";
 /// What becomes of the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is ours, with this epoch.
-    Taken(Epoch),
+    /// It is ours, newly or still.
+    Held {
+        /// What a reign that begins now has for its epoch.
+        epoch: Epoch,
+        /// Until then nobody else can have it, by our own clock.
+        until: Instant,
+    },
     /// It is not ours any more.
     Lost,
 }
@@ -74,19 +80,20 @@ impl Contender {
 
     /// Contends until it is told to resign; then gives the lease back if it holds it.
     pub async fn run(self, mut resign: oneshot::Receiver<()>) {
+        // Without it, a lease that is given back is found a little later.
+        let mut given_back = self.nats.subscribe(self.subjects.resignations()).await.ok();
         loop {
-            let revision = tokio::select! {
-                revision = self.stand_by() => revision,
+            let mut held = tokio::select! {
+                held = self.stand_by(&mut given_back) => held,
                 _ = &mut resign => return,
             };
-            info!(epoch = revision, instance = self.instance, "leading the mesh");
-            if self.changes.send(Change::Taken(Epoch(revision))).await.is_err() {
+            info!(epoch = held.revision, instance = self.instance, "leading the mesh");
+            if self.changes.send(held.into()).await.is_err() {
                 return;
             }
-            let mut revision = revision;
             tokio::select! {
-                () = self.hold(&mut revision) => {}
-                _ = &mut resign => return self.give_back(revision).await,
+                () = self.hold(&mut held) => {}
+                _ = &mut resign => return self.give_back(held.revision).await,
             }
             warn!(instance = self.instance, "not leading the mesh any more");
             if self.changes.send(Change::Lost).await.is_err() {
@@ -95,8 +102,8 @@ impl Contender {
         }
     }
 
-    /// Waits until the lease is ours; the answer is its revision.
-    async fn stand_by(&self) -> u64 {
+    /// Waits until the lease is ours.
+    async fn stand_by(&self, given_back: &mut Option<Subscriber>) -> Held {
         let mut silent_since: Option<Instant> = None;
         let mut absent = 0u32;
         loop {
@@ -113,10 +120,10 @@ impl Contender {
                     }
                     let hung = silent_since.is_some_and(|since| since.elapsed() >= HUNG);
                     if (absent >= 2 || hung)
-                        && let Some(revision) = self.write(entry.revision).await
+                        && let Some(held) = self.write(entry.revision).await
                     {
                         info!(hung, "the leader is gone");
-                        return revision;
+                        return held;
                     }
                     if absent == 1 {
                         // Once may have been the blink of a reconnect.
@@ -126,13 +133,16 @@ impl Contender {
                 }
                 Ok(entry) => {
                     let revision = entry.map_or(0, |entry| entry.revision);
-                    if let Some(revision) = self.write(revision).await {
-                        return revision;
+                    if let Some(held) = self.write(revision).await {
+                        return held;
                     }
                 }
                 Err(error) => debug!(%error, "the lease cannot be read"),
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = next_resignation(given_back) => {}
+            }
         }
     }
 
@@ -154,22 +164,39 @@ impl Contender {
         self.nats.send_request(self.subjects.coordinator(&self.instance), request).await.is_ok()
     }
 
-    /// Renews the lease until it is lost.
-    async fn hold(&self, revision: &mut u64) {
-        let mut renewed = Instant::now();
+    /// Renews the lease until it is lost. However long an answer takes to come, it is over when our own clock says
+    /// so, before it can be anybody else's.
+    async fn hold(&self, held: &mut Held) {
         loop {
-            tokio::time::sleep(RENEWAL).await;
-            match self.write(*revision).await {
-                Some(new) => (*revision, renewed) = (new, Instant::now()),
-                None => match self.bucket.entry(KEY).await {
-                    // Our own renewal may have been stored although its confirmation was lost.
-                    Ok(Some(entry)) if self.is_ours(&entry) => (*revision, renewed) = (entry.revision, Instant::now()),
-                    Ok(_) => return,
-                    Err(error) => warn!(%error, "the lease cannot be renewed"),
-                },
+            let renewed = async {
+                tokio::time::sleep(RENEWAL).await;
+                self.renew(held.revision).await
+            };
+            match tokio::time::timeout_at(held.until.into(), renewed).await {
+                Ok(Renewal::Done(renewed)) => {
+                    *held = renewed;
+                    if self.changes.send(renewed.into()).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(Renewal::Unknown { revision }) => held.revision = revision,
+                Ok(Renewal::Lost) | Err(_) => return,
             }
-            if renewed.elapsed() >= STEP_DOWN {
-                return;
+        }
+    }
+
+    async fn renew(&self, revision: u64) -> Renewal {
+        if let Some(held) = self.write(revision).await {
+            return Renewal::Done(held);
+        }
+        match self.bucket.entry(KEY).await {
+            // Our own renewal may have been stored although its confirmation was lost. When is not known, so that
+            // does not make it last longer; the next one will.
+            Ok(Some(entry)) if self.is_ours(&entry) => Renewal::Unknown { revision: entry.revision },
+            Ok(_) => Renewal::Lost,
+            Err(error) => {
+                warn!(%error, "the lease cannot be renewed");
+                Renewal::Unknown { revision }
             }
         }
     }
@@ -181,21 +208,63 @@ impl Contender {
 
     /// Writes our name if the lease is still at this revision. `Store::update` would drop the lifetime, so the
     /// message is published directly.
-    async fn write(&self, revision: u64) -> Option<u64> {
+    async fn write(&self, revision: u64) -> Option<Held> {
+        // The lifetime begins when the broker stores it, which is later than now.
+        let until = Instant::now() + STEP_DOWN;
         let holder = serde_json::to_vec(&Holder { instance: self.instance.clone() }).expect("a text is JSON");
         let message =
             PublishMessage::build().payload(holder.into()).expected_last_subject_sequence(revision).ttl(LIFETIME);
         let subject = format!("$KV.{}.{KEY}", self.subjects.lease_bucket());
         let ack = self.store.jetstream().send_publish(subject, message).await.ok()?.await;
-        ack.map(|ack| ack.sequence).map_err(|error| debug!(%error, "the lease was not written")).ok()
+        let written = ack.map(|ack| Held { revision: ack.sequence, until });
+        written.map_err(|error| debug!(%error, "the lease was not written")).ok()
     }
 
     async fn give_back(&self, revision: u64) {
         match self.bucket.purge_expect_revision(KEY, Some(revision)).await {
             Ok(()) => info!("gave the lease back"),
-            Err(error) => debug!(%error, "the lease was not given back"),
+            Err(error) => return debug!(%error, "the lease was not given back"),
         }
+        // Whoever stands by need not wait until it looks again.
+        let _ = self.nats.publish(self.subjects.resignations(), "".into()).await;
+        let _ = self.nats.flush().await;
     }
+}
+
+async fn next_resignation(given_back: &mut Option<Subscriber>) {
+    if let Some(subscriber) = given_back
+        && subscriber.next().await.is_some()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// The lease, as its holder has it.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    revision: u64,
+    /// Until then nobody else can have it, by our own clock.
+    until: Instant,
+}
+
+impl From<Held> for Change {
+    fn from(held: Held) -> Self {
+        Change::Held { epoch: Epoch(held.revision), until: held.until }
+    }
+}
+
+/// What came of trying to renew the lease.
+enum Renewal {
+    /// It is ours for longer.
+    Done(Held),
+    /// It was ours a moment ago, at this revision.
+    Unknown {
+        /// The revision to renew from.
+        revision: u64,
+    },
+    /// It is somebody else's, or nobody's.
+    Lost,
 }
 
 /// Whether the leader is there.

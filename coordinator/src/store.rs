@@ -236,16 +236,10 @@ impl Store {
         &self.jetstream
     }
 
-    /// Removes every consumer of the task stream: those of leaders before. What they had fetched and not settled
-    /// is delivered again by the consumers that follow.
-    pub async fn remove_lanes(&self) -> Result<(), StoreError> {
+    /// The names of all consumers of the task stream.
+    pub async fn lanes(&self) -> Result<Vec<String>, StoreError> {
         let stream = self.tasks().await?;
-        let names: Vec<String> =
-            stream.consumer_names().try_collect().await.map_err(refused("list the consumers of the task stream"))?;
-        for name in names {
-            self.remove_lane(&name).await?;
-        }
-        Ok(())
+        stream.consumer_names().try_collect().await.map_err(refused("list the consumers of the task stream"))
     }
 
     /// Removes one consumer of the task stream; that it is not there is fine.

@@ -155,6 +155,11 @@ impl Subjects {
         format!("{}.coordinator.{instance}.ping", self.mesh)
     }
 
+    /// Where a leader says that it has given its lease back. (No instance has such a name: theirs have a dash.)
+    pub fn resignations(&self) -> String {
+        format!("{}.coordinator.resigned", self.mesh)
+    }
+
     /// The stream that keeps tasks until they are settled.
     pub fn tasks_stream(&self) -> String {
         self.stream("TASKS")

@@ -250,6 +250,7 @@ impl Scheduler {
     }
 
     pub(crate) fn link_restored(&mut self, now: Timestamp, actions: &mut Actions) {
+        self.listening_since = Some(now);
         self.forgive_silence(RETURN, now);
         self.tell(
             Notice::mesh("link-restored", "the link to the broker was interrupted: no verdicts for a while"),

@@ -47,6 +47,8 @@ pub struct Scheduler {
     pub(crate) adoption: Option<Adoption>,
     /// Attempts of an older epoch are taken over until then.
     pub(crate) adopt_until: Timestamp,
+    /// Since when nothing that agents say can have escaped us.
+    pub(crate) listening_since: Option<Timestamp>,
     pub(crate) brake: Brake,
     pub(crate) timers: BinaryHeap<Reverse<(Timestamp, Timer)>>,
     pub(crate) next_tick: Timestamp,
@@ -111,6 +113,7 @@ impl Scheduler {
             epoch: None,
             adoption: None,
             adopt_until: Timestamp::default(),
+            listening_since: None,
             brake: Brake::default(),
             timers: BinaryHeap::new(),
             next_tick: Timestamp::default(),
@@ -127,6 +130,7 @@ impl Scheduler {
     ///
     /// A coordinator that does not lead keeps its picture of the agents, and orders nothing.
     pub fn handle(&mut self, event: Event, now: Timestamp, actions: &mut Actions) {
+        self.listening_since.get_or_insert(now);
         match event {
             Event::LeadershipTaken(epoch) => self.take_leadership(epoch, now, actions),
             Event::LeadershipLost => self.lose_leadership(),
@@ -228,9 +232,11 @@ impl Scheduler {
                 actions.push(Action::Probe(agent.id.clone()));
             }
         }
-        // An agent that we have not heard of yet beats within its interval.
+        // An agent that we have not heard of yet beats within its interval. Who has listened for longer than that
+        // knows them all.
         let one_beat = self.config.liveness.beat_interval + Duration::from_millis(100);
-        self.adoption = Some(Adoption { awaited, not_before: now + one_beat, not_after: now + ADOPTION });
+        let not_before = now.max(self.listening_since.unwrap_or(now) + one_beat);
+        self.adoption = Some(Adoption { awaited, not_before, not_after: now + ADOPTION });
         self.adopt_until = now + ADOPTION * 10;
     }
 

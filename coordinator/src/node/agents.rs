@@ -67,7 +67,7 @@ impl Node {
             Some(named) => Format::from_content_type(Some(named.as_str()))?,
             None => self.formats.get(agent).copied().unwrap_or_default(),
         };
-        super::answers::decode(format, message)
+        format.decode(&message.payload)
     }
 
     fn on_done(&mut self, agent: AgentId, message: Message) {

@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 use async_nats::{Message, StatusCode};
 use scheduler::{Event, Sequence};
 use shared::AgentId;
-use shared::codec::Format;
 use shared::message::Pong;
 use tracing::{debug, warn};
 
@@ -167,27 +166,22 @@ impl Node {
         }
         match message.status {
             None => {}
+            // What was there when ours was refused is gone again, by its age: it was recorded all the same.
+            Some(StatusCode::NOT_FOUND) if envelope.settlement.is_some() => return self.remove(sequence).await,
             Some(StatusCode::NOT_FOUND) => return self.admit(sequence).await,
             // Put again when the answer has been out too long.
             Some(_) => return,
         }
         let headers = message.headers.unwrap_or_default();
         debug!(task = %envelope.id, "the task is settled already");
-        let inherited = sequence.0 <= reign.inherited;
-        let reply_to = envelope.reply_to.clone();
-        // A coordinator may have gone between the record and the dead letter.
-        let bury = inherited && is_dead(&headers);
+        // A coordinator may have gone between the record and the dead letter, or two led at once.
+        let has_settled = envelope.settlement.is_some();
+        let bury = (sequence.0 <= reign.inherited || has_settled) && is_dead(&headers);
+        // Who has settled it has sent what was recorded.
+        let reply_to = envelope.reply_to.clone().filter(|_| !has_settled);
         if let Some(reply_to) = reply_to {
             self.publish(reply_to.to_string(), None, Some(headers.clone()), message.payload).await;
         }
         if bury { self.bury_settled(sequence, headers).await } else { self.remove(sequence).await }
     }
-}
-
-/// Reads a pong or a beat in the format that its header names.
-pub(super) fn decode<T: serde::de::DeserializeOwned>(
-    format: Format,
-    message: &Message,
-) -> Result<T, shared::codec::DecodeError> {
-    format.decode(&message.payload)
 }

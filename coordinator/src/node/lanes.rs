@@ -8,16 +8,17 @@
 //! [`Lanes`] decides; [`Keeper`] makes and removes the consumers, apart from the leader's loop.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use shared::subject::Subjects;
 use shared::{Epoch, Kind, Priority};
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::Command;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// How long a pull waits at the broker.
 pub(crate) const PULL_EXPIRES: Duration = Duration::from_secs(30);
@@ -414,10 +415,11 @@ impl Lanes {
     }
 }
 
-/// Makes and removes consumers, one after the other, and goes on trying.
+/// Makes and removes consumers, one after the other, and goes on trying for as long as its leader leads.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     pub(crate) store: Store,
+    pub(crate) epoch: Epoch,
     pub(crate) jobs: mpsc::UnboundedReceiver<Job>,
     /// Told of each consumer that is there now.
     pub(crate) ready: mpsc::Sender<Command>,
@@ -426,20 +428,8 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) async fn run(mut self) {
         while let Some(job) = self.jobs.recv().await {
-            let mut delay = Duration::from_millis(50);
-            loop {
-                let done = match &job {
-                    Job::Clear => self.store.remove_lanes().await,
-                    Job::Put { name, filters } => self.store.put_lane(name, filters.clone()).await,
-                    Job::Remove { name } => self.store.remove_lane(name).await,
-                };
-                let Err(error) = done else { break };
-                warn!(?job, error = %crate::chain(&error), "a lane could not be changed, trying again");
-                if self.ready.is_closed() {
-                    return;
-                }
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(Duration::from_secs(2));
+            if self.carry_out(&job).await.is_break() {
+                return;
             }
             if let Job::Put { name, .. } = job
                 && self.ready.send(Command::LaneReady(name)).await.is_err()
@@ -448,6 +438,56 @@ impl Keeper {
             }
         }
     }
+
+    /// Tries until it is done; breaks off when the reign is over.
+    async fn carry_out(&self, job: &Job) -> ControlFlow<()> {
+        let mut delay = Duration::from_millis(50);
+        // A leader that is none any more must not put its lanes back: they would block those of the one after.
+        while !self.jobs.is_closed() {
+            let error = match self.try_once(job).await {
+                Ok(flow) => return flow,
+                Err(error) => error,
+            };
+            warn!(?job, error = %crate::chain(&error), "a lane could not be changed, trying again");
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(Duration::from_secs(2));
+            // A lane of a leader before, which it made after we cleared them away, may be in the way.
+            if matches!(job, Job::Put { .. })
+                && let Ok(ControlFlow::Break(())) = self.clear().await
+            {
+                break;
+            }
+        }
+        ControlFlow::Break(())
+    }
+
+    async fn try_once(&self, job: &Job) -> Result<ControlFlow<()>, StoreError> {
+        match job {
+            Job::Clear => return self.clear().await,
+            Job::Put { name, filters } => self.store.put_lane(name, filters.clone()).await?,
+            Job::Remove { name } => self.store.remove_lane(name).await?,
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Removes the lanes of leaders before. What they had fetched and not settled is delivered again by the lanes
+    /// that follow. Where there is one of a leader after, our reign is over.
+    async fn clear(&self) -> Result<ControlFlow<()>, StoreError> {
+        let names = self.store.lanes().await?;
+        if names.iter().any(|name| epoch_of(name) > Some(self.epoch)) {
+            info!(epoch = %self.epoch, "there are lanes of a newer leader: these are not kept any more");
+            return Ok(ControlFlow::Break(()));
+        }
+        for name in names.iter().filter(|name| epoch_of(name) != Some(self.epoch)) {
+            self.store.remove_lane(name).await?;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// The epoch in a lane's name: `e<epoch>-…`. A consumer that is called otherwise is none of ours.
+fn epoch_of(name: &str) -> Option<Epoch> {
+    name.strip_prefix('e')?.split_once('-')?.0.parse().ok().map(Epoch)
 }
 
 #[cfg(test)]
@@ -479,6 +519,13 @@ mod tests {
             }
         }
         consumers
+    }
+
+    #[test]
+    fn a_lane_tells_whose_it_is() {
+        assert_eq!(epoch_of("e12-shared-normal-3"), Some(Epoch(12)));
+        assert_eq!(epoch_of("e7-own-resize-low"), Some(Epoch(7)));
+        assert_eq!(epoch_of("everything-else"), None);
     }
 
     #[test]

@@ -108,6 +108,8 @@ pub struct Node {
 /// What only a leader has.
 #[derive(Debug)]
 struct Reign {
+    /// When it is over unless the lease is renewed.
+    lease_until: Instant,
     envelopes: FxHashMap<Sequence, Envelope>,
     /// Questions whose answers are awaited, the oldest first.
     awaited: VecDeque<(Instant, Sequence, Stage)>,
@@ -238,6 +240,7 @@ impl Node {
 
     /// What is done after each batch of events: what is due, what was ordered, what is to be fetched.
     async fn turn(&mut self) {
+        self.step_down_if_outlived().await;
         let now = self.clock.now();
         if self.scheduler.next_deadline() <= now {
             self.scheduler.handle(Event::DeadlineReached, now, &mut self.actions);
@@ -305,30 +308,49 @@ impl Node {
     /// another can.
     async fn on_lease(&mut self, change: lease::Change) -> anyhow::Result<()> {
         match change {
-            lease::Change::Taken(epoch) => {
-                self.reign = Some(self.begin_reign(epoch).await.context("the lease is ours, but we cannot lead")?);
+            lease::Change::Held { epoch, until } => {
+                if let Some(reign) = &mut self.reign {
+                    reign.lease_until = until;
+                    return Ok(());
+                }
+                let reign = self.begin_reign(epoch, until).await.context("the lease is ours, but we cannot lead")?;
+                self.reign = Some(reign);
                 self.tell_scheduler(Event::LeadershipTaken(epoch));
                 let detail = Some(format!("{} leads", self.instance));
                 self.tell(Notice { topic: "mesh", what: "led", agent: None, task: None, detail }).await;
                 self.learn_results();
             }
-            lease::Change::Lost => {
-                if let Some(reign) = self.reign.take() {
-                    let _ = reign.service.stop().await;
-                }
-                self.tell_scheduler(Event::LeadershipLost);
-            }
+            lease::Change::Lost => self.step_down().await,
         }
         self.publish_status();
         Ok(())
     }
 
-    async fn begin_reign(&self, epoch: Epoch) -> anyhow::Result<Reign> {
+    /// Leads no more. What is under way stays in the stream, for whoever leads next.
+    async fn step_down(&mut self) {
+        let Some(reign) = self.reign.take() else { return };
+        self.tell_scheduler(Event::LeadershipLost);
+        self.actions.clear();
+        let _ = reign.service.stop().await;
+    }
+
+    /// A leader whose lease has run out by its own clock (it was stopped, or its renewals were held up) does not
+    /// wait for the broker's word.
+    async fn step_down_if_outlived(&mut self) {
+        if self.reign.as_ref().is_some_and(|reign| Instant::now() >= reign.lease_until) {
+            warn!("the lease was not renewed in time: not leading any more");
+            self.step_down().await;
+            self.publish_status();
+        }
+    }
+
+    async fn begin_reign(&self, epoch: Epoch, lease_until: Instant) -> anyhow::Result<Reign> {
         let (jobs, keeper_jobs) = mpsc::unbounded_channel();
         let ready = self.own_commands.clone();
-        tokio::spawn(Keeper { store: self.store.clone(), jobs: keeper_jobs, ready }.run());
+        tokio::spawn(Keeper { store: self.store.clone(), epoch, jobs: keeper_jobs, ready }.run());
         let (_, inherited) = self.store.task_count().await?;
         Ok(Reign {
+            lease_until,
             envelopes: FxHashMap::default(),
             awaited: VecDeque::new(),
             lanes: Lanes::new(self.subjects.clone(), epoch, jobs),

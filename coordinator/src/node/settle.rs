@@ -71,7 +71,12 @@ impl Node {
             (Some(reply_to), _) => self.send_kept_copy(sequence, reply_to.to_string()),
             (None, _) => {}
         }
-        if dead { self.bury(sequence).await } else { self.remove(sequence).await }
+        match (dead, recorded) {
+            (true, _) => self.bury(sequence).await,
+            // Somebody else's record stays, and it may be one that calls for a dead letter.
+            (false, Recorded::Already) => self.look_up(sequence).await,
+            (false, _) => self.remove(sequence).await,
+        }
     }
 
     /// Sends the result to whoever asked for it.
@@ -135,7 +140,7 @@ impl Node {
             .as_ref()
             .and_then(|reign| reign.envelopes.get(&sequence))
             .is_some_and(|envelope| envelope.stage == Stage::Burying);
-        if burying && recorded != Recorded::Unknown {
+        if burying && recorded == Recorded::Stored {
             self.remove(sequence).await;
         }
     }

@@ -28,12 +28,35 @@ fn what_was_not_started_starts_when_every_agent_has_said_what_it_holds() {
     mesh.deliver_all(["resize", "resize", "resize"]);
     mesh.pass(ms(600));
 
+    mesh.agent("bob").muted = true;
     mesh.take_over();
     mesh.redeliver();
     mesh.succeed("ada", "1");
     assert_eq!(mesh.dispatches.len(), 2, "an agent of which nothing is known yet may have it");
 
-    assert_eq!(mesh.pass(ms(700)), ["start 3#1 on ada"]);
+    assert_eq!(mesh.unmute("bob"), ["start 3#1 on ada"]);
+}
+
+#[test]
+fn a_standby_that_knows_every_agent_waits_for_nothing_but_their_answers() {
+    let mut mesh = Mesh::with_agents(["ada", "bob"]);
+    mesh.pass(ms(700));
+
+    mesh.take_over();
+
+    assert_eq!(mesh.deliver("resize"), ["start 1#1 on ada"]);
+}
+
+#[test]
+fn a_standby_that_may_have_missed_something_waits_for_a_beat_of_those_it_may_not_know() {
+    let mut mesh = Mesh::with_agents(["ada", "bob"]);
+    mesh.tell(Event::LinkRestored);
+    mesh.take_over();
+
+    assert_eq!(mesh.deliver("resize"), [""; 0]);
+    assert_eq!(mesh.pass(ms(500)), [""; 0]);
+
+    assert_eq!(mesh.pass(ms(150)), ["start 1#1 on ada"]);
 }
 
 #[test]

@@ -68,7 +68,11 @@ impl Node {
         if self.stage_of(sequence) != Some(Stage::LookingUp) {
             return;
         }
-        let Some(result) = result else { return self.admit(sequence, ctx) };
+        let Some(result) = result else {
+            // What was there when ours was refused is gone again, by its age: it was recorded all the same.
+            let has_settled = self.envelope(sequence).is_some_and(|envelope| envelope.settlement.is_some());
+            return if has_settled { self.remove(sequence, ctx) } else { self.admit(sequence, ctx) };
+        };
         ctx.reach(Mark::FoundSettled);
         let Some(reign) = &self.reign else { return };
         let Some(envelope) = reign.envelopes.get(&sequence) else { return };

@@ -1,4 +1,4 @@
-//! Makes and removes lanes, one after the other, and goes on trying: also when its leader is none any more.
+//! Makes and removes lanes, one after the other, and goes on trying for as long as its leader leads.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -48,11 +48,14 @@ impl Node {
         self.next_call
     }
 
-    pub(super) fn close_keeper(&mut self, id: u64) {
-        if let Some(keeper) = self.keepers.get_mut(&id) {
+    /// Its reign is over: it breaks off.
+    pub(super) fn close_keeper(&mut self, id: u64, ctx: &Context) {
+        if !ctx.planted(Plant::KeeperKnowsNoEpochs) {
+            self.keepers.remove(&id);
+        } else if let Some(keeper) = self.keepers.get_mut(&id) {
             keeper.closed = true;
+            self.keepers.retain(|_, keeper| !keeper.closed || !keeper.jobs.is_empty());
         }
-        self.keepers.retain(|_, keeper| !keeper.closed || !keeper.jobs.is_empty());
     }
 
     /// Hands over what the lanes want done.

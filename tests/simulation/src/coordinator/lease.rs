@@ -24,15 +24,17 @@ pub(super) struct Contender {
     call: u64,
     silent_since: Option<Duration>,
     absent: u32,
-    /// What it holds, since it last renewed it.
     held: Option<Held>,
+    /// When the lease was last written, if it was: its lifetime began no earlier.
+    asked: Duration,
     resigned: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Held {
     revision: u64,
-    renewed: Duration,
+    /// Until then nobody else can have it, by our own clock.
+    until: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,12 +65,15 @@ impl Contender {
             silent_since: None,
             absent: 0,
             held: None,
+            asked: Duration::ZERO,
             resigned: false,
         }
     }
 
     pub(super) fn due(&self) -> Option<Duration> {
-        if let Step::Sleeping(until) = self.step { Some(until) } else { None }
+        let looks = if let Step::Sleeping(until) = self.step { Some(until) } else { None };
+        let outlived = self.held.map(|held| held.until);
+        looks.into_iter().chain(outlived).min()
     }
 }
 
@@ -86,6 +91,7 @@ impl Node {
             return;
         }
         match self.contender.held {
+            Some(held) if held.until <= now => self.lost(ctx),
             Some(held) => self.write_lease(held.revision, Step::Renewing, ctx),
             None => self.read_lease(Step::Reading, ctx),
         }
@@ -98,6 +104,7 @@ impl Node {
 
     fn write_lease(&mut self, revision: u64, step: Step, ctx: &mut Context) {
         self.contender.step = step;
+        self.contender.asked = self.instant(ctx);
         self.contender.call = self.call(Ask::WriteLease(self.instance, revision), Purpose::Contend, ctx);
     }
 
@@ -136,11 +143,15 @@ impl Node {
             (Step::Taking { evident }, Some(Answer::Written(revision))) => self.taken(revision, evident, ctx),
             (Step::Renewing, Some(Answer::Written(revision))) => self.renewed(revision, ctx),
             (Step::Renewing, _) => self.read_lease(Step::Rereading, ctx),
+            // Our own renewal may have been stored although its confirmation was lost. When is not known.
             (Step::Rereading, Some(Answer::Lease(Some((revision, Some(holder)))))) if holder == self.instance => {
-                self.renewed(revision, ctx);
+                if let Some(held) = &mut self.contender.held {
+                    held.revision = revision;
+                }
+                self.sleep(RENEWAL, ctx);
             }
             (Step::Rereading, Some(Answer::Lease(_))) => self.lost(ctx),
-            (Step::Rereading, _) => self.go_on_holding(ctx),
+            (Step::Rereading, _) => self.sleep(RENEWAL, ctx),
             (Step::GivingBack, answer) => {
                 if answer.is_some() {
                     ctx.reach(Mark::GivenBack);
@@ -192,29 +203,22 @@ impl Node {
         if evident {
             ctx.reach(Mark::TakenByEvidence);
         }
-        let renewed = self.instant(ctx);
         (self.contender.silent_since, self.contender.absent) = (None, 0);
-        self.contender.held = Some(Held { revision, renewed });
-        self.ears[4].push_back(Heard::Change(Change::Taken(revision)));
-        self.sleep(RENEWAL, ctx);
+        self.renewed(revision, ctx);
     }
 
     fn renewed(&mut self, revision: u64, ctx: &Context) {
-        let renewed = self.instant(ctx);
-        self.contender.held = Some(Held { revision, renewed });
-        self.go_on_holding(ctx);
-    }
-
-    fn go_on_holding(&mut self, ctx: &Context) {
-        let now = self.instant(ctx);
-        match self.contender.held {
-            Some(held) if now - held.renewed < STEP_DOWN => self.sleep(RENEWAL, ctx),
-            _ => self.lost(ctx),
-        }
+        let until = self.contender.asked + STEP_DOWN;
+        self.contender.held = Some(Held { revision, until });
+        self.ears[4].push_back(Heard::Change(Change::Held { epoch: revision, until }));
+        self.sleep(RENEWAL, ctx);
     }
 
     fn lost(&mut self, ctx: &Context) {
         if ctx.planted(Plant::NeverStepsDown) {
+            if let Some(held) = &mut self.contender.held {
+                held.until += STEP_DOWN;
+            }
             return self.sleep(RENEWAL, ctx);
         }
         self.contender.held = None;

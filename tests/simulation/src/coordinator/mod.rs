@@ -74,7 +74,11 @@ enum Heard {
 /// What becomes of the lease.
 #[derive(Clone, Copy, Debug)]
 enum Change {
-    Taken(u64),
+    /// It is ours, newly or still, until then at least.
+    Held {
+        epoch: u64,
+        until: Duration,
+    },
     Lost,
 }
 
@@ -102,6 +106,8 @@ pub struct Node {
     next_canary: Duration,
     /// The epoch of the reign that begins when the state of the task stream is known.
     beginning: Option<u64>,
+    /// When a reign is over unless the lease is renewed.
+    lease_until: Duration,
     contender: Contender,
     keepers: BTreeMap<u64, Keeper>,
     calls: BTreeMap<u64, Call>,
@@ -211,6 +217,7 @@ impl Coordinator {
             next_maintenance: Duration::ZERO,
             next_canary: Duration::ZERO,
             beginning: None,
+            lease_until: Duration::ZERO,
             contender: Contender::start(),
             keepers: BTreeMap::new(),
             calls: BTreeMap::new(),
@@ -368,6 +375,7 @@ impl Node {
 
     /// What is done after each batch of events: what is due, what was ordered, what is to be fetched.
     fn turn(&mut self, ctx: &mut Context) {
+        self.step_down_if_outlived(ctx);
         let (now, instant) = (self.now(ctx), self.instant(ctx));
         if self.scheduler.next_deadline() <= now {
             self.tell_scheduler(Event::DeadlineReached, ctx);
@@ -535,18 +543,29 @@ impl Node {
     /// Begins to lead, or ends.
     fn on_lease(&mut self, change: Change, ctx: &mut Context) {
         match change {
-            Change::Taken(epoch) => {
-                self.beginning = Some(epoch);
-                self.call(Ask::LastSequence, calls::Purpose::Begin, ctx);
-            }
-            Change::Lost => {
-                ctx.reach(Mark::SteppedDown);
-                if let Some(reign) = self.reign.take() {
-                    ctx.serving.retain(|link| *link != self.link);
-                    self.close_keeper(reign.keeper);
+            Change::Held { epoch, until } => {
+                self.lease_until = until;
+                if self.reign.is_none() {
+                    self.beginning = Some(epoch);
+                    self.call(Ask::LastSequence, calls::Purpose::Begin, ctx);
                 }
-                self.tell_scheduler(Event::LeadershipLost, ctx);
             }
+            Change::Lost => self.step_down(ctx),
+        }
+    }
+
+    fn step_down(&mut self, ctx: &mut Context) {
+        let Some(reign) = self.reign.take() else { return };
+        ctx.reach(Mark::SteppedDown);
+        ctx.serving.retain(|link| *link != self.link);
+        self.close_keeper(reign.keeper, ctx);
+        self.tell_scheduler(Event::LeadershipLost, ctx);
+        self.actions.clear();
+    }
+
+    fn step_down_if_outlived(&mut self, ctx: &mut Context) {
+        if self.instant(ctx) >= self.lease_until && !ctx.planted(Plant::NeverStepsDown) {
+            self.step_down(ctx);
         }
     }
 

@@ -182,7 +182,7 @@ impl Node {
         }
     }
 
-    fn envelope(&self, sequence: Sequence) -> Option<&super::Envelope> {
+    pub(super) fn envelope(&self, sequence: Sequence) -> Option<&super::Envelope> {
         self.reign.as_ref()?.envelopes.get(&sequence)
     }
 
