@@ -29,7 +29,7 @@ pub const REPLAY_OF: &str = "Hive-Replay-Of";
 const SUBJECT: &str = "Hive-Subject";
 
 /// What the mesh writes on a dead letter beside what was submitted.
-const WRITTEN_BY_MESH: [&str; 14] = [
+const WRITTEN_BY_MESH: [&str; 15] = [
     SUBJECT,
     REPLAY_OF,
     header::TASK,
@@ -42,6 +42,7 @@ const WRITTEN_BY_MESH: [&str; 14] = [
     header::ATTEMPTS,
     header::AGENT,
     header::ERROR,
+    header::HISTORY,
     header::QUEUED_MS,
     header::RUN_MS,
 ];

@@ -4,6 +4,7 @@
 //! What is on the hot path is not done here but spelled here: the leader publishes pulls, records and acks itself
 //! and gets their answers in its inbox, so that nothing waits for a reply.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
@@ -13,8 +14,8 @@ use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
-use shared::TaskId;
 use shared::subject::Subjects;
+use shared::{Epoch, TaskId};
 
 /// Oldest server that has what the mesh needs: per-message TTL, schedules, atomic batches.
 const MINIMUM_SERVER: (i64, i64, i64) = (2, 12, 0);
@@ -22,6 +23,10 @@ const MINIMUM_SERVER: (i64, i64, i64) = (2, 12, 0);
 /// How long a delivered message may stay unacknowledged before the broker delivers it again. Held messages are
 /// extended long before; it only matters when a coordinator dies and no other takes over.
 const ACK_WAIT: Duration = Duration::from_secs(30);
+
+/// How long it is kept how the attempts of a task ended, if nothing more happens to it: what was not removed when its
+/// task was settled goes by its age.
+const HISTORY_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Settings of the streams.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -139,7 +144,7 @@ impl Store {
     }
 
     /// The streams as the mesh makes them.
-    pub fn streams(&self) -> [stream::Config; 4] {
+    pub fn streams(&self) -> [stream::Config; 5] {
         let Config { replicas, result_age, result_bytes, event_age, task_bytes } = self.config;
         let base = stream::Config {
             storage: StorageType::File,
@@ -184,6 +189,15 @@ impl Store {
                 name: self.subjects.dead_stream(),
                 description: Some("tasks that could not be done".to_owned()),
                 subjects: vec![self.subjects.all_dead()],
+                discard: DiscardPolicy::Old,
+                ..base.clone()
+            },
+            stream::Config {
+                name: self.subjects.history_stream(),
+                description: Some("how attempts of tasks ended that are not settled yet".to_owned()),
+                subjects: vec![self.subjects.histories()],
+                max_messages_per_subject: 1,
+                max_age: HISTORY_AGE,
                 discard: DiscardPolicy::Old,
                 ..base
             },
@@ -352,6 +366,42 @@ impl Store {
         let stream = self.get(stream).await?;
         let subjects = stream.info_with_subjects(filter).await.map_err(refused("count subjects"))?;
         subjects.take(limit).try_collect().await.map_err(refused("count subjects"))
+    }
+
+    /// What is kept of how attempts ended: each with the sequence of its task.
+    pub async fn histories(&self) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        use futures_util::StreamExt as _;
+        let what = || "read how attempts ended";
+        let config = pull::Config {
+            ack_policy: AckPolicy::None,
+            inactive_threshold: Duration::from_secs(10),
+            memory_storage: true,
+            num_replicas: 1,
+            ..Default::default()
+        };
+        let stream = self.get(self.subjects.history_stream()).await?;
+        let consumer = stream.create_consumer(config).await.map_err(refused(what()))?;
+        let count = consumer.cached_info().num_pending as usize;
+        let mut kept: BTreeMap<u64, (Epoch, Bytes)> = BTreeMap::new();
+        if count > 0 {
+            let batch = consumer.fetch().max_messages(count).messages().await.map_err(refused(what()))?;
+            futures_util::pin_mut!(batch);
+            while let Some(message) = batch.next().await {
+                let message = message.map_err(refused(what()))?;
+                let Some((sequence, epoch)) = self.subjects.history_key(&message.subject) else { continue };
+                // Of several leaders the last one has followed those before.
+                if kept.get(&sequence).is_none_or(|(other, _)| *other <= epoch) {
+                    kept.insert(sequence, (epoch, message.payload.clone()));
+                }
+            }
+        }
+        Ok(kept.into_iter().map(|(sequence, (_, body))| (sequence, body)).collect())
+    }
+
+    /// Where the history of a settled task is removed, and the body of that request.
+    pub fn history_removal(&self, sequence: u64) -> (String, Bytes) {
+        let subject = format!("$JS.API.STREAM.PURGE.{}", self.subjects.history_stream());
+        (subject, format!(r#"{{"filter":"{}"}}"#, self.subjects.histories_of(sequence)).into())
     }
 
     /// A dead letter by its sequence.

@@ -53,6 +53,8 @@ pub const ATTEMPTS: &str = "Hive-Attempts";
 pub const AGENT: &str = "Hive-Agent";
 /// Why it failed, in words.
 pub const ERROR: &str = "Hive-Error";
+/// How an attempt of a dead task ended, in words; once for each of the last ten.
+pub const HISTORY: &str = "Hive-History";
 /// Milliseconds from acceptance to the last start.
 pub const QUEUED_MS: &str = "Hive-Queued-Ms";
 /// Milliseconds that the last attempt ran.
@@ -94,6 +96,7 @@ pub mod name {
         ATTEMPTS,
         AGENT,
         ERROR,
+        HISTORY,
         QUEUED_MS,
         RUN_MS
     );

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::names::{AgentId, BadName, BadPriority, Kind, MeshName, Priority, TaskId};
+use crate::names::{AgentId, BadName, BadPriority, Epoch, Kind, MeshName, Priority, TaskId};
 
 /// Writes the subjects and stream names of one mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,6 +99,29 @@ impl Subjects {
         format!("{}.dead.{kind}", self.mesh)
     }
 
+    /// Where a leader keeps how the attempts of the task of this sequence ended. Each has its own, so that an old one
+    /// that does not know it was replaced does not take away what the new one has kept.
+    pub fn history(&self, sequence: u64, epoch: Epoch) -> String {
+        format!("{}.history.{sequence}.{epoch}", self.mesh)
+    }
+
+    /// All of these for one task.
+    pub fn histories_of(&self, sequence: u64) -> String {
+        format!("{}.history.{sequence}.*", self.mesh)
+    }
+
+    /// All of these.
+    pub fn histories(&self) -> String {
+        format!("{}.history.*.*", self.mesh)
+    }
+
+    /// The task's sequence and the epoch, if this is the subject of a history.
+    pub fn history_key(&self, subject: &str) -> Option<(u64, Epoch)> {
+        let rest = subject.strip_prefix(self.mesh.as_str())?.strip_prefix(".history.")?;
+        let (sequence, epoch) = rest.split_once('.')?;
+        Some((sequence.parse().ok()?, Epoch(epoch.parse().ok()?)))
+    }
+
     /// All dead letters.
     pub fn all_dead(&self) -> String {
         format!("{}.dead.*", self.mesh)
@@ -178,6 +201,11 @@ impl Subjects {
     /// The stream that keeps dead letters.
     pub fn dead_stream(&self) -> String {
         self.stream("DEAD")
+    }
+
+    /// The stream that keeps how attempts of unsettled tasks ended.
+    pub fn history_stream(&self) -> String {
+        self.stream("HISTORY")
     }
 
     /// The key-value bucket of the leader's lease.

@@ -10,6 +10,7 @@ use shared::task::{AttemptOutcome, Backoff};
 use shared::{AgentId, Outcome, Priority, TaskId};
 
 use crate::event::{Action, Actions, Delivery, Done, Notice, Sequence, Settlement, Unreadable};
+use crate::history::History;
 use crate::liveness::{Loss, is};
 use crate::performance::{BLACK_HOLE, Performance};
 use crate::queue::{Demand, KindKey};
@@ -25,6 +26,23 @@ const POISON: u32 = 3;
 const AFTER_REJECTION: Duration = Duration::from_millis(100);
 
 impl Task {
+    /// Whoever was there when an agent died is under suspicion: after one more such death it runs alone, so that only
+    /// the one that is to blame takes another agent down.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.history.losses + 1 >= POISON
+    }
+
+    /// Takes over how earlier attempts ended.
+    fn follow(&mut self, history: History) {
+        self.history.follow(history);
+        self.attempts = self.attempts.max(self.history.attempts);
+    }
+
+    /// What the next leader has to know.
+    pub(crate) fn history_to_keep(&self) -> History {
+        History { task: Some(self.id.clone()), attempts: self.attempts, ..self.history.clone() }
+    }
+
     /// A task that is only known from the beat of the agent that runs it.
     pub(crate) fn adopted(held: &Held, kind: KindKey) -> Self {
         Self {
@@ -37,9 +55,7 @@ impl Task {
             max_attempts: 1,
             backoff: Backoff::default(),
             attempts: held.attempt,
-            failures: 0,
-            losses: 0,
-            last_error: None,
+            history: History::default(),
             last_agent: None,
             cancel_wanted: false,
             delivered: false,
@@ -55,16 +71,30 @@ impl Scheduler {
         let sequence = *sequence;
         match self.tasks.get(sequence) {
             Some(task) if task.delivered => return,
-            Some(_) => return self.complete_adopted(delivery),
+            Some(_) => return self.complete_adopted(delivery, actions),
             None => {}
         }
         if self.tasks.find(id).is_some() {
             self.tasks.hold_duplicate(id, sequence);
             return;
         }
-        let task = self.new_task(delivery);
+        let cancelled = delivery.cancelled;
+        let mut task = self.new_task(delivery);
         let expired = task.is_expired(now);
+        if let Some(history) = self.history_of(sequence, &task.id) {
+            task.follow(history);
+            task.demand.alone = task.is_suspect();
+        }
+        // Its leader went when this was known and not yet recorded.
+        let (losses, failures) = (task.history.losses, task.history.failures);
+        let (is_poison, is_used_up) = (losses >= POISON, failures > 0 && failures >= task.max_attempts);
         self.insert(sequence, task);
+        if cancelled {
+            return self.settle_unrun(sequence, Outcome::Cancelled, None, actions);
+        }
+        if is_poison || is_used_up {
+            return self.settle_unrun(sequence, if is_poison { Outcome::Dead } else { Outcome::Failed }, None, actions);
+        }
         if expired {
             return self.settle_unrun(sequence, Outcome::Expired, None, actions);
         }
@@ -93,9 +123,7 @@ impl Scheduler {
             max_attempts: options.max_attempts.unwrap_or(settings.max_attempts),
             backoff: options.backoff.unwrap_or(settings.backoff),
             attempts: 0,
-            failures: 0,
-            losses: 0,
-            last_error: None,
+            history: History::default(),
             last_agent: None,
             cancel_wanted: false,
             delivered: true,
@@ -105,18 +133,49 @@ impl Scheduler {
     }
 
     /// The message came of a task that an agent runs already.
-    fn complete_adopted(&mut self, delivery: Delivery) {
-        let sequence = delivery.sequence;
+    fn complete_adopted(&mut self, delivery: Delivery, actions: &mut Actions) {
+        let (sequence, cancelled) = (delivery.sequence, delivery.cancelled);
         let Some(attempt) = self.vacate(sequence) else { return };
         let adopted = self.tasks.remove(sequence);
         let mut task = self.new_task(delivery);
-        task.attempts = attempt.number;
+        if let Some(history) = self.history_of(sequence, &task.id) {
+            task.follow(history);
+            task.history.lives_on(&self.registry.get(attempt.agent).id, attempt.number, attempt.epoch);
+            task.demand.alone = task.is_suspect();
+        }
+        task.attempts = task.attempts.max(attempt.number);
         task.cancel_wanted = adopted.is_some_and(|task| task.cancel_wanted);
+        let is_over = task.history.has_failed(attempt.number, attempt.epoch);
         self.insert(sequence, task);
-        self.occupy(sequence, attempt);
+        if is_over {
+            self.wait(sequence, false);
+        } else {
+            self.occupy(sequence, attempt);
+        }
+        if cancelled {
+            self.task_cancelled(sequence, actions);
+        }
     }
 
-    pub(crate) fn task_unreadable(&mut self, unreadable: Unreadable, now: Timestamp, actions: &mut Actions) {
+    /// What leaders before have kept of the task.
+    fn history_of(&mut self, sequence: Sequence, id: &TaskId) -> Option<History> {
+        self.histories.remove(&sequence).filter(|history| history.task.as_ref() == Some(id))
+    }
+
+    pub(crate) fn histories_known(&mut self, histories: Vec<(Sequence, History)>) {
+        if let Some(adoption) = &mut self.adoption {
+            adoption.histories_awaited = false;
+        }
+        for (sequence, history) in histories {
+            match self.tasks.get_mut(sequence) {
+                Some(task) if task.delivered && history.task.as_ref() == Some(&task.id) => task.follow(history),
+                Some(task) if task.delivered => {}
+                _ => drop(self.histories.insert(sequence, history)),
+            }
+        }
+    }
+
+    pub(crate) fn task_unreadable(&mut self, unreadable: Unreadable, actions: &mut Actions) {
         let Unreadable { sequence, id, kind, accepted, reason } = unreadable;
         if self.tasks.get(sequence).is_some() {
             return;
@@ -138,10 +197,9 @@ impl Scheduler {
         };
         self.tasks.insert(sequence, Task { accepted, demand, delivered: true, ..Task::adopted(&held, kind) });
         self.settle_unrun(sequence, Outcome::Dead, Some(reason.into()), actions);
-        let _ = now;
     }
 
-    pub(crate) fn task_cancelled(&mut self, sequence: Sequence, now: Timestamp, actions: &mut Actions) {
+    pub(crate) fn task_cancelled(&mut self, sequence: Sequence, actions: &mut Actions) {
         let Some(task) = self.tasks.get_mut(sequence) else { return };
         match &task.state {
             State::Waiting | State::BackingOff => {
@@ -155,7 +213,6 @@ impl Scheduler {
             }
             State::Settling { .. } => {}
         }
-        let _ = now;
     }
 
     pub(crate) fn attempt_done(&mut self, id: &AgentId, done: Done, now: Timestamp, actions: &mut Actions) {
@@ -192,9 +249,10 @@ impl Scheduler {
             AttemptOutcome::Succeeded => self.settle(id, &attempt, done, Outcome::Succeeded, now, actions),
             _ if task.cancel_wanted => self.settle(id, &attempt, done, Outcome::Cancelled, now, actions),
             AttemptOutcome::Failed | AttemptOutcome::Timeout => self.fail(id, &attempt, done, now, actions),
+            // It ended it without being asked to. At once again, the same might happen for ever.
             AttemptOutcome::Cancelled => {
                 actions.push(Action::Settled { agent: id.clone(), attempt: done.attempt });
-                self.wait_again(done.sequence, now, actions);
+                self.back_off(done.sequence, AFTER_REJECTION, now);
             }
             AttemptOutcome::Rejected => {
                 actions.push(Action::Settled { agent: id.clone(), attempt: done.attempt });
@@ -214,7 +272,7 @@ impl Scheduler {
             actions.push(Action::Cancel { agent, attempt, reason: "an earlier attempt has succeeded" });
         }
         let key = self.registry.find(id).expect("whose word this is was looked up before");
-        let attempt = Attempt { agent: key, number: done.attempt.attempt, epoch: done.attempt.epoch, started: now };
+        let attempt = Attempt::new(key, done.attempt.attempt, done.attempt.epoch, now);
         self.settle(id, &attempt, done, Outcome::Succeeded, now, actions);
     }
 
@@ -270,40 +328,48 @@ impl Scheduler {
 
     fn fail(&mut self, id: &AgentId, attempt: &Attempt, done: Done, now: Timestamp, actions: &mut Actions) {
         let task = self.tasks.get_mut(done.sequence).expect("its attempt was vacated above");
-        task.failures += 1;
         let error = done.error.clone().unwrap_or_else(|| match done.outcome {
             AttemptOutcome::Timeout => "it ran longer than it may".into(),
             _ => "the handler failed".into(),
         });
-        task.last_error = Some(error.clone());
-        if task.failures >= task.max_attempts || task.is_expired(now) {
+        task.history.failed(id.clone(), attempt, error.clone(), now);
+        if task.history.failures >= task.max_attempts || task.is_expired(now) {
             return self.settle(id, attempt, Done { error: Some(error), ..done }, Outcome::Failed, now, actions);
         }
-        let ceiling = task.backoff.ceiling(task.failures);
-        let delay = ceiling.mul_f64(self.random.f64());
         actions.push(Action::Settled { agent: id.clone(), attempt: done.attempt });
-        let notice = self.task_notice("failed", done.sequence).detail(format!("{error}; next attempt in {delay:.1?}"));
+        self.try_later(done.sequence, &error, now, actions);
+    }
+
+    /// A task that has failed is started again after a pause.
+    fn try_later(&mut self, sequence: Sequence, error: &str, now: Timestamp, actions: &mut Actions) {
+        let Some(task) = self.tasks.get(sequence) else { return };
+        actions.push(Action::Remember { sequence, history: task.history_to_keep() });
+        let ceiling = task.backoff.ceiling(task.history.failures);
+        let delay = ceiling.mul_f64(self.random.f64());
+        let notice = self.task_notice("failed", sequence).detail(format!("{error}; next attempt in {delay:.1?}"));
         self.tell(notice, actions);
-        self.back_off(done.sequence, delay, now);
+        self.back_off(sequence, delay, now);
     }
 
     /// The agent that ran the task is gone.
     pub(crate) fn attempt_lost(&mut self, sequence: Sequence, loss: Loss, now: Timestamp, actions: &mut Actions) {
-        let Some(_attempt) = self.vacate(sequence) else { return };
+        let Some(attempt) = self.vacate(sequence) else { return };
+        let agent = self.registry.get(attempt.agent).id.clone();
         let task = self.tasks.get_mut(sequence).expect("its attempt was vacated above");
         if !task.delivered {
             return self.forget_undelivered(sequence, actions);
         }
         let reason = loss.as_str();
         if loss.is_charged() {
-            task.losses += 1;
+            task.history.lost(agent, &attempt, reason, now);
         }
-        // Whoever was there when an agent died is under suspicion: the next time it runs alone, so that only the
-        // one that is to blame takes another agent down.
-        task.demand.alone = task.losses + 1 >= POISON;
-        let (losses, cancelled) = (task.losses, task.cancel_wanted);
+        task.demand.alone = task.is_suspect();
+        let (losses, cancelled, history) = (task.history.losses, task.cancel_wanted, task.history_to_keep());
         let expired = task.is_expired(now);
         task.state = State::BackingOff;
+        if loss.is_charged() {
+            actions.push(Action::Remember { sequence, history });
+        }
         if cancelled {
             self.settle_unrun(sequence, Outcome::Cancelled, None, actions);
         } else if losses >= POISON {
@@ -363,14 +429,65 @@ impl Scheduler {
 
     fn back_off(&mut self, sequence: Sequence, delay: Duration, now: Timestamp) {
         if let Some(task) = self.tasks.get_mut(sequence) {
+            self.kinds.get_mut(task.demand.kind).retries.over(sequence);
             task.state = State::BackingOff;
             self.timers.push(Reverse((now + delay, Timer::Retry(sequence))));
         }
     }
 
+    /// The pause of a task is over.
     pub(crate) fn retry(&mut self, sequence: Sequence, now: Timestamp, actions: &mut Actions) {
-        if self.tasks.get(sequence).is_some_and(|task| task.state == State::BackingOff) {
+        let Some(task) = self.tasks.get(sequence).filter(|task| task.state == State::BackingOff) else { return };
+        if task.history.failures == 0 {
+            return self.wait_again(sequence, now, actions);
+        }
+        let kind = task.demand.kind;
+        self.kinds.get_mut(kind).retries.due(sequence);
+        self.let_retries_of_kind_go(kind, now, actions);
+    }
+
+    /// Lets tasks go again that have failed before, as far as their kinds' shares reach.
+    pub(crate) fn let_retries_go(&mut self, now: Timestamp, actions: &mut Actions) {
+        let held_back = self.kinds.iter().filter(|kind| kind.retries.hold_any_back());
+        for kind in held_back.map(|kind| kind.key).collect::<Vec<_>>() {
+            self.let_retries_of_kind_go(kind, now, actions);
+        }
+    }
+
+    fn let_retries_of_kind_go(&mut self, key: KindKey, now: Timestamp, actions: &mut Actions) {
+        loop {
+            let kind = self.kinds.get_mut(key);
+            let waiting = kind.waiting.iter().sum();
+            let Some(sequence) = kind.retries.next(kind.settings.retry_share, kind.running, waiting) else { return };
             self.wait_again(sequence, now, actions);
+        }
+    }
+
+    /// An attempt has run for longer than it may, and its agent has not ended it.
+    pub(crate) fn attempt_overrun(&mut self, sequence: Sequence, number: u32, now: Timestamp, actions: &mut Actions) {
+        let Some(task) = self.tasks.get(sequence) else { return };
+        let Some(attempt) = task.attempt().filter(|attempt| attempt.number == number).cloned() else { return };
+        let (limit, named) = (task.timeout.unwrap_or_default(), task.attempt_ref(&attempt));
+        self.vacate(sequence);
+        let agent = self.registry.get_mut(attempt.agent);
+        agent.overrun.insert((sequence, number, attempt.epoch));
+        let id = agent.id.clone();
+        let reason = "it ran longer than it may";
+        actions.push(Action::Cancel { agent: id.clone(), attempt: named.clone(), reason });
+        let incarnation = agent.incarnation;
+        let error = format!("it ran longer than it may ({limit:?}), and its agent did not end it");
+        let run = now.since(attempt.running_since.unwrap_or(now));
+        let done = Done { sequence, attempt: named, incarnation, outcome: AttemptOutcome::Timeout, error: None, run };
+        self.measure(&attempt, &done, now, actions);
+        let Some(task) = self.tasks.get_mut(sequence) else { return };
+        task.history.failed(id, &attempt, error.as_str().into(), now);
+        task.state = State::BackingOff;
+        if task.cancel_wanted {
+            self.settle_unrun(sequence, Outcome::Cancelled, None, actions);
+        } else if task.history.failures >= task.max_attempts || task.is_expired(now) {
+            self.settle_unrun(sequence, Outcome::Failed, None, actions);
+        } else {
+            self.try_later(sequence, &error, now, actions);
         }
     }
 
@@ -407,6 +524,7 @@ impl Scheduler {
             queued: started.since(task.accepted),
             run: done.run,
             dead_letter: outcome == Outcome::Failed,
+            history: if outcome == Outcome::Failed { task.history.ends.clone() } else { Vec::new() },
         };
         self.record(settlement, actions);
     }
@@ -422,6 +540,7 @@ impl Scheduler {
         self.leave_line(sequence);
         let Some(task) = self.tasks.get_mut(sequence) else { return };
         task.state = State::Settling { by: None };
+        let is_dead = matches!(outcome, Outcome::Dead | Outcome::Failed);
         let settlement = Settlement {
             sequence,
             id: task.id.clone(),
@@ -432,12 +551,16 @@ impl Scheduler {
             error: error.or_else(|| unrun_reason(outcome, task)),
             queued: Duration::ZERO,
             run: Duration::ZERO,
-            dead_letter: outcome == Outcome::Dead,
+            dead_letter: is_dead,
+            history: if is_dead { task.history.ends.clone() } else { Vec::new() },
         };
         self.record(settlement, actions);
     }
 
     fn record(&mut self, settlement: Settlement, actions: &mut Actions) {
+        if let Some(task) = self.tasks.get(settlement.sequence) {
+            self.kinds.get_mut(task.demand.kind).retries.over(settlement.sequence);
+        }
         self.counters.settled[settlement.outcome as usize] += 1;
         let told = match settlement.outcome {
             Outcome::Succeeded => None,
@@ -469,6 +592,9 @@ impl Scheduler {
             actions.push(Action::Cancel { agent, attempt, reason: "the task is settled" });
         }
         let Some(task) = self.tasks.remove(sequence) else { return };
+        if !task.history.is_empty() {
+            actions.push(Action::ForgetHistory(sequence));
+        }
         self.release_duplicates(&task.id, actions);
     }
 
@@ -492,6 +618,6 @@ fn unrun_reason(outcome: Outcome, task: &Task) -> Option<CompactString> {
     match outcome {
         Outcome::Expired => Some("its deadline passed before it could be started".to_compact_string()),
         Outcome::Cancelled => Some("it was cancelled".to_compact_string()),
-        _ => task.last_error.clone(),
+        _ => task.history.last_error().cloned(),
     }
 }

@@ -95,6 +95,13 @@ pub struct KindConfig {
     /// How long to wait between attempts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Backoff>,
+    /// Share of the kind's running attempts, 0.0 to 1.0, that tasks which have failed before may take up while others
+    /// wait that have not.
+    ///
+    /// Less keeps good work flowing when much of it fails; more repeats what failed sooner. Where nothing else waits
+    /// there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_share: Option<f64>,
     /// CPU reserved for each attempt.
     #[serde(with = "quantity::cpu", skip_serializing_if = "Option::is_none")]
     pub cpu: Option<u64>,
@@ -120,6 +127,8 @@ pub struct KindSettings {
     pub timeout: Option<Duration>,
     /// How long to wait between attempts.
     pub backoff: Backoff,
+    /// Share of the running attempts for tasks that have failed before, while others wait.
+    pub retry_share: f64,
     /// Reserved for each attempt.
     pub resources: Resources,
 }
@@ -131,6 +140,8 @@ impl Default for KindSettings {
             max_attempts: 3,
             timeout: None,
             backoff: Backoff::default(),
+            // As in Finagle's retry budget.
+            retry_share: 0.2,
             resources: Resources::ZERO,
         }
     }
@@ -154,6 +165,9 @@ impl Config {
                 && let Err(error) = Kind::new(name)
             {
                 problems.push(format!("[kinds.{name}]: {error}"));
+            }
+            if kind.retry_share.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
+                problems.push(format!("[kinds.{name}] retry-share: write a fraction from 0.0 to 1.0"));
             }
             if kind.max_attempts == Some(0) {
                 problems.push(format!("[kinds.{name}] max-attempts: a task is started at least once: write 1 or more"));
@@ -183,6 +197,7 @@ impl KindSettings {
         set(&mut self.max_attempts, config.max_attempts);
         self.timeout = config.timeout.or(self.timeout);
         set(&mut self.backoff, config.backoff);
+        set(&mut self.retry_share, config.retry_share);
         set(&mut resources.cpu_millis, config.cpu);
         set(&mut resources.memory_bytes, config.memory);
         set(&mut resources.disk_bytes, config.disk);

@@ -8,6 +8,7 @@ use shared::task::AttemptOutcome;
 use shared::{AgentId, Epoch, Incarnation, Kind, Outcome, Priority, TaskId, TaskOptions};
 
 use crate::Timestamp;
+use crate::history::{End, History};
 
 /// A task's sequence in the task stream: what identifies a delivered message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +45,8 @@ pub enum Event {
     AgentUnreachable(AgentId),
     /// Somebody wants the agent to take no new work and leave.
     AgentDrained(AgentId),
+    /// What leaders before have kept of tasks that are not settled: told once, soon after leadership was taken.
+    HistoriesKnown(Vec<(Sequence, History)>),
     /// A task came from the stream.
     TaskDelivered(Delivery),
     /// A task came whose headers or subject cannot be read.
@@ -77,6 +80,8 @@ pub struct Delivery {
     pub deadline: Option<Timestamp>,
     /// What its headers say.
     pub options: TaskOptions,
+    /// Whether somebody has wanted it to end before it came.
+    pub cancelled: bool,
 }
 
 /// A task that can never be run.
@@ -143,6 +148,15 @@ pub enum Action {
     },
     /// Record how a task ended, then remove its message.
     Record(Settlement),
+    /// Keep how the attempts of a task ended, for whoever leads next.
+    Remember {
+        /// Which message.
+        sequence: Sequence,
+        /// What takes the place of what was kept before.
+        history: History,
+    },
+    /// The task is settled: what was kept of its attempts is not wanted any more.
+    ForgetHistory(Sequence),
     /// A task with this id has just been settled: the message is a duplicate if its result was kept.
     SettleDuplicate(Sequence),
     /// Send a task back to the stream for so long: no agent that is there could ever run it, and it would only take
@@ -208,6 +222,8 @@ pub struct Settlement {
     pub run: Duration,
     /// Whether the task goes to the dead letters as well.
     pub dead_letter: bool,
+    /// How earlier attempts ended: the evidence in its dead letter. Empty where it leaves none.
+    pub history: Vec<End>,
 }
 
 /// Something an operator would mention.

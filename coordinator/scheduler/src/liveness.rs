@@ -1,5 +1,6 @@
 //! What is done about agents: registering, beating, falling silent, leaving.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use rustc_hash::FxHashSet;
@@ -11,12 +12,17 @@ use crate::brake::{RETURN, Verdicts};
 use crate::event::{Action, Actions, Notice, Sequence};
 use crate::queue::KindKey;
 use crate::registry::{Agent, AgentKey};
+use crate::scheduler::Timer;
 use crate::tasks::{Attempt, State, Task};
 use crate::{Scheduler, Timestamp};
 
 /// An attempt that a beat does not list counts as missing only when it was ordered longer ago than this: the
 /// beat may have crossed it.
 const CROSSING: Duration = Duration::from_millis(700);
+
+/// How much longer than its limit an attempt may run by its agent's beats before it is given up: an agent ends it by
+/// itself, and gives a command some seconds to end well.
+pub(crate) const OVERRUN: Duration = Duration::from_secs(15);
 
 /// Losses of an agent longer ago than this do not count as flapping.
 const FLAP_WINDOW: Duration = Duration::from_secs(60);
@@ -365,6 +371,7 @@ impl Scheduler {
         agent.state = AgentState::Offline;
         agent.heard(now);
         agent.kept_for = None;
+        agent.overrun.clear();
         if loss.is_charged() {
             agent.losses.push_back(now);
         }
@@ -384,7 +391,7 @@ impl Scheduler {
     /// Compares what the agent holds with what it was ordered to do.
     fn compare(&mut self, key: AgentKey, holds: &[Held], now: Timestamp, actions: &mut Actions) {
         if self.epoch.is_none() {
-            self.remember(key, holds);
+            self.remember(key, holds, actions);
             return;
         }
         for held in holds {
@@ -393,14 +400,30 @@ impl Scheduler {
         let listed: FxHashSet<Sequence> = holds.iter().map(|held| Sequence(held.sequence)).collect();
         let absent: Vec<Sequence> =
             self.registry.get(key).in_flight.iter().copied().filter(|s| !listed.contains(s)).collect();
-        self.registry.get_mut(key).missing.retain(|sequence| !listed.contains(sequence));
+        let agent = self.registry.get_mut(key);
+        agent.missing.retain(|sequence| !listed.contains(sequence));
+        self.forget_overrun(key, holds);
         for sequence in absent {
             self.not_held(key, sequence, now, actions);
         }
     }
 
+    /// What the agent has ended at last takes up no slot any more.
+    fn forget_overrun(&mut self, key: AgentKey, holds: &[Held]) {
+        let agent = self.registry.get_mut(key);
+        if agent.overrun.is_empty() {
+            return;
+        }
+        let is_held = |(sequence, attempt, epoch): &(Sequence, u32, Epoch)| {
+            let is_it = |held: &&Held| held.sequence == sequence.0 && held.attempt == *attempt && held.epoch == *epoch;
+            holds.iter().find(is_it).is_some_and(|held| held.state != HeldState::Done)
+        };
+        agent.overrun.retain(is_held);
+        self.room_made(key);
+    }
+
     /// A standby remembers what runs, so that it knows when it takes over.
-    fn remember(&mut self, key: AgentKey, holds: &[Held]) {
+    fn remember(&mut self, key: AgentKey, holds: &[Held], actions: &mut Actions) {
         let listed: FxHashSet<(Sequence, u32, Epoch)> =
             holds.iter().map(|held| (Sequence(held.sequence), held.attempt, held.epoch)).collect();
         let is_listed = |sequence: Sequence| {
@@ -413,8 +436,8 @@ impl Scheduler {
             self.vacate(sequence);
             self.tasks.remove(sequence);
         }
-        for held in holds {
-            self.adopt(key, held);
+        for held in holds.iter().filter(|held| held.state != HeldState::Done) {
+            self.adopt(key, held, actions);
         }
     }
 
@@ -427,40 +450,85 @@ impl Scheduler {
         let attempt = AttemptRef { task: held.task.clone(), attempt: held.attempt, epoch: held.epoch };
         let agent = || self.registry.get(key).id.clone();
         match self.tasks.get(sequence) {
-            None if held.state == HeldState::Done => {
-                // Its `done` is repeated, and answered when it comes.
-            }
-            None if now < self.adopt_until && Some(held.epoch) < self.epoch => self.adopt(key, held),
+            None if now < self.adopt_until && Some(held.epoch) < self.epoch => self.adopt(key, held, actions),
+            // Its `done` is repeated, and answered when it comes.
+            None if held.state == HeldState::Done => {}
             None => actions.push(Action::Cancel { agent: agent(), attempt, reason: "it is not wanted any more" }),
             Some(task) => match &task.state {
-                State::Running(current) if is(current, key, &attempt) => {}
+                State::Running(current) if is(current, key, &attempt) => {
+                    if held.state == HeldState::Running && current.running_since.is_none() {
+                        self.runs(sequence, now);
+                    }
+                }
                 // The agent took over the number of an attempt that it runs already; its next beat says so.
                 State::Running(current) if current.agent == key => {}
                 State::Running(_) | State::Settling { .. } if held.state == HeldState::Done => {}
                 State::Running(_) | State::Settling { .. } => {
                     actions.push(Action::Cancel { agent: agent(), attempt, reason: "another attempt replaced it" });
                 }
+                // It was given up for good.
+                _ if self.registry.get(key).overrun.contains(&(sequence, held.attempt, held.epoch)) => {}
+                State::Waiting | State::BackingOff if held.attempt < task.attempts && held.state != HeldState::Done => {
+                    actions.push(Action::Cancel { agent: agent(), attempt, reason: "another attempt replaced it" });
+                }
                 // It was given up for lost and runs all the same: it is still the task's attempt.
                 State::Waiting | State::BackingOff if held.state != HeldState::Done => {
-                    self.leave_line(sequence);
-                    let attempt = Attempt { agent: key, number: held.attempt, epoch: held.epoch, started: now };
-                    self.occupy(sequence, attempt);
+                    self.take_back(sequence, key, held, now, actions);
+                }
+                // It ended under a leader before: its `done` is on the way.
+                State::Waiting if task.attempts < held.attempt && Some(held.epoch) < self.epoch => {
+                    self.take_back(sequence, key, held, now, actions);
                 }
                 State::Waiting | State::BackingOff => {}
             },
         }
     }
 
-    /// Takes over an attempt that another leader ordered. Its message has not come yet.
-    fn adopt(&mut self, key: AgentKey, held: &Held) {
+    /// The agent runs it: from now on it is known how long.
+    fn runs(&mut self, sequence: Sequence, now: Timestamp) {
+        let Some(task) = self.tasks.get_mut(sequence) else { return };
+        let limit = task.timeout;
+        let State::Running(attempt) = &mut task.state else { return };
+        attempt.running_since = Some(now);
+        if let Some(limit) = limit {
+            let due = now + limit + OVERRUN;
+            self.timers.push(Reverse((due, Timer::Overrun(sequence, attempt.number))));
+        }
+    }
+
+    /// A task that was to be started again runs still: what was said about that attempt is taken back.
+    fn take_back(&mut self, sequence: Sequence, key: AgentKey, held: &Held, now: Timestamp, actions: &mut Actions) {
+        self.leave_line(sequence);
+        let id = &self.registry.get(key).id;
+        let Some(task) = self.tasks.get_mut(sequence) else { return };
+        if task.history.lives_on(id, held.attempt, held.epoch) {
+            task.demand.alone = task.is_suspect();
+            actions.push(Action::Remember { sequence, history: task.history_to_keep() });
+        }
+        self.kinds.get_mut(self.tasks.get(sequence).expect("it is there").demand.kind).retries.over(sequence);
+        self.occupy(sequence, Attempt::new(key, held.attempt, held.epoch, now));
+    }
+
+    /// Takes over an attempt that another leader ordered. Its message has not come yet. One that has ended is taken
+    /// over too: its `done` is repeated, and to start the task meanwhile would be in vain.
+    fn adopt(&mut self, key: AgentKey, held: &Held, actions: &mut Actions) {
         let sequence = Sequence(held.sequence);
-        if held.state == HeldState::Done || self.tasks.get(sequence).is_some() {
+        if self.tasks.get(sequence).is_some() {
+            return;
+        }
+        if self.tasks.find(&held.task).is_some() {
+            // Another message has the task's id, and came first.
+            let attempt = AttemptRef { task: held.task.clone(), attempt: held.attempt, epoch: held.epoch };
+            let agent = self.registry.get(key).id.clone();
+            if self.epoch.is_some() && held.state != HeldState::Done {
+                actions.push(Action::Cancel { agent, attempt, reason: "another task has its id" });
+            }
             return;
         }
         let kind = self.kind_key(&held.kind);
         self.tasks.insert(sequence, Task::adopted(held, kind));
         let started = self.registry.get(key).last_heard;
-        self.occupy(sequence, Attempt { agent: key, number: held.attempt, epoch: held.epoch, started });
+        self.occupy(sequence, Attempt::new(key, held.attempt, held.epoch, started));
     }
 
     /// The agent should hold this and does not: the order was lost on the way, and is repeated.

@@ -85,6 +85,11 @@ impl Performance {
         self.failures_in_a_row = BLACK_HOLE - 2;
     }
 
+    /// Share of the attempts that succeed, of late; at least 0.05, so that a recovery is noticed.
+    pub(crate) fn success_rate(&self) -> f64 {
+        self.success_rate.max(0.05)
+    }
+
     /// Work done well per second, compared with the kind's mean: the success rate times how much faster than the
     /// mean the agent is. Between 0.05, so that a recovery is noticed, and 4.
     pub(crate) fn weight(&self, kind_mean: &RunTime) -> f64 {

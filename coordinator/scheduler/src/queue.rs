@@ -14,6 +14,7 @@ use crate::event::Sequence;
 use crate::performance::RunTime;
 use crate::placement::StrategyState;
 use crate::registry::AgentKey;
+use crate::retries::Retries;
 
 /// Short name of a kind within the scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +33,8 @@ pub(crate) struct KindEntry {
     /// Tasks fetched and not placed, by priority.
     pub(crate) waiting: [usize; 4],
     pub(crate) running: usize,
+    /// Its tasks that have failed before and are on their way again.
+    pub(crate) retries: Retries,
     /// How often an agent was ejected from it: where that never was, nobody has to look whether one is.
     pub(crate) ejections: u64,
 }
@@ -62,6 +65,7 @@ impl Kinds {
             strategy: StrategyState::default(),
             waiting: [0; 4],
             running: 0,
+            retries: Retries::default(),
             ejections: 0,
         });
         self.by_name.insert(kind.clone(), key);

@@ -8,7 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use shared::api::AgentState;
 use shared::message::{Hello, Report};
 use shared::needs::Labels;
-use shared::{AgentId, Incarnation, Resources};
+use shared::{AgentId, Epoch, Incarnation, Resources};
 
 use crate::Timestamp;
 use crate::event::Sequence;
@@ -16,7 +16,7 @@ use crate::performance::Performance;
 use crate::queue::{KindEntry, KindKey};
 
 /// Short name of an agent within the scheduler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct AgentKey(u32);
 
 /// An agent as the scheduler knows it.
@@ -60,6 +60,9 @@ pub(crate) struct Agent {
     pub(crate) failed: u64,
     /// Attempts that a beat should have listed and did not, once.
     pub(crate) missing: FxHashSet<Sequence>,
+    /// Attempts that it let run on beyond their limit. They were given up, and take up a slot until it says that they
+    /// have ended.
+    pub(crate) overrun: FxHashSet<(Sequence, u32, Epoch)>,
 }
 
 impl Agent {
@@ -93,6 +96,7 @@ impl Agent {
             succeeded: 0,
             failed: 0,
             missing: FxHashSet::default(),
+            overrun: FxHashSet::default(),
         }
     }
 
@@ -115,7 +119,12 @@ impl Agent {
 
     /// Whether it may get new work and has a place for it.
     pub(crate) fn has_place(&self) -> bool {
-        self.takes_work() && self.in_flight.len() < (self.slots + self.queue) as usize
+        self.takes_work() && self.taken() < (self.slots + self.queue) as usize
+    }
+
+    /// How many places in its slots and its queue are taken up.
+    pub(crate) fn taken(&self) -> usize {
+        self.in_flight.len() + self.overrun.len()
     }
 
     /// It was heard: what made it suspect is past.
@@ -149,12 +158,17 @@ impl Agent {
 
     /// Running plus queued per slot.
     pub(crate) fn load(&self) -> f64 {
-        self.in_flight.len() as f64 / f64::from(self.slots.max(1))
+        self.taken() as f64 / f64::from(self.slots.max(1))
     }
 
     /// How well it does the kind, compared with the others; 1.0 before anything is known.
     pub(crate) fn weight_for(&self, kind: &KindEntry) -> f64 {
         self.performance.get(&kind.key).map_or(1.0, |performance| performance.weight(&kind.run_time))
+    }
+
+    /// How often it succeeds with the kind, 0.05 to 1.0; 1.0 before anything is known.
+    pub(crate) fn success_for(&self, kind: &KindEntry) -> f64 {
+        self.performance.get(&kind.key).map_or(1.0, Performance::success_rate)
     }
 
     /// Share of each resource in use, 0.0 to 1.0: what its last report measured, and what it has been given

@@ -14,10 +14,12 @@ use crate::Timestamp;
 use crate::brake::Brake;
 use crate::config::Config;
 use crate::event::{Action, Actions, Dispatch, Event, Sequence};
+use crate::history::History;
 use crate::performance::Performance;
 use crate::placement::{self, Candidates};
 use crate::queue::{Demand, KindKey, Kinds, QueueKey, Queues};
 use crate::registry::{Agent, AgentKey, Registry};
+use crate::retries::Retries;
 use crate::tasks::{Attempt, State, Tasks};
 
 /// How often agents are looked at for silence.
@@ -31,6 +33,9 @@ const HOPELESS_DELAY: Duration = Duration::from_secs(60);
 
 /// Longest wait for the agents to say what they hold, after a leader has taken over.
 pub(crate) const ADOPTION: Duration = Duration::from_millis(1000);
+
+/// How much longer it may take to learn how earlier attempts ended.
+const HISTORIES: Duration = Duration::from_secs(4);
 
 /// Decides which agent runs which task, and when an agent counts as lost.
 #[derive(Debug)]
@@ -59,6 +64,8 @@ pub struct Scheduler {
     pub(crate) with_room: BTreeSet<AgentKey>,
     /// What no agent could ever run that is there, and how many tasks that ask for it were sent back.
     pub(crate) hopeless: FxHashMap<Demand, u64>,
+    /// What leaders before have kept of tasks that have not come yet.
+    pub(crate) histories: FxHashMap<Sequence, History>,
     turns: u64,
     candidates: Candidates,
 }
@@ -67,18 +74,25 @@ pub struct Scheduler {
 #[derive(Debug)]
 pub(crate) struct Adoption {
     pub(crate) awaited: FxHashSet<AgentKey>,
+    /// Whether it is not known yet how earlier attempts ended.
+    pub(crate) histories_awaited: bool,
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
 }
 
 impl Adoption {
     fn is_over(&self, now: Timestamp) -> bool {
-        now >= self.not_after || (self.awaited.is_empty() && now >= self.not_before)
+        let everybody_spoke = self.awaited.is_empty() && now >= self.not_before;
+        (everybody_spoke || now >= self.not_after) && (!self.histories_awaited || now >= self.not_after + HISTORIES)
     }
 
     /// When it can be over without anything happening before.
     fn next_look(&self) -> Timestamp {
-        if self.awaited.is_empty() { self.not_before } else { self.not_after }
+        match (self.histories_awaited, self.awaited.is_empty()) {
+            (true, _) => self.not_after + HISTORIES,
+            (false, true) => self.not_before,
+            (false, false) => self.not_after,
+        }
     }
 }
 
@@ -91,6 +105,8 @@ pub(crate) enum Timer {
     Deadline(Sequence),
     /// The agent gets work of the kind again.
     Readmission(AgentKey, KindKey),
+    /// The attempt of this number has run so long that its agent should have ended it.
+    Overrun(Sequence, u32),
 }
 
 /// What has been counted since this coordinator leads.
@@ -121,6 +137,7 @@ impl Scheduler {
             served_version: 0,
             with_room: BTreeSet::new(),
             hopeless: FxHashMap::default(),
+            histories: FxHashMap::default(),
             turns: 0,
             candidates: Candidates::default(),
         }
@@ -143,9 +160,10 @@ impl Scheduler {
             Event::AgentBye(agent, bye) => self.agent_bye(&agent, &bye, now, actions),
             Event::AgentUnreachable(agent) => self.agent_unreachable(&agent, now, actions),
             Event::AgentDrained(agent) => self.agent_drained(&agent, actions),
+            Event::HistoriesKnown(histories) => self.histories_known(histories),
             Event::TaskDelivered(delivery) => self.task_delivered(delivery, now, actions),
-            Event::TaskUnreadable(unreadable) => self.task_unreadable(unreadable, now, actions),
-            Event::TaskCancelled(sequence) => self.task_cancelled(sequence, now, actions),
+            Event::TaskUnreadable(unreadable) => self.task_unreadable(unreadable, actions),
+            Event::TaskCancelled(sequence) => self.task_cancelled(sequence, actions),
             Event::AttemptDone(agent, done) => self.attempt_done(&agent, done, now, actions),
             Event::TaskRecorded(sequence) => self.task_recorded(sequence, actions),
             Event::TaskRemoved(sequence) => self.task_removed(sequence, actions),
@@ -209,6 +227,7 @@ impl Scheduler {
                 Timer::Retry(sequence) => self.retry(sequence, now, actions),
                 Timer::Deadline(sequence) => self.expire(sequence, now, actions),
                 Timer::Readmission(agent, kind) => self.readmit(agent, kind),
+                Timer::Overrun(sequence, number) => self.attempt_overrun(sequence, number, now, actions),
             }
         }
         // The agent that is emptied for a task may not be the right one any more.
@@ -216,6 +235,7 @@ impl Scheduler {
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.check_agents(now, actions);
+            self.let_retries_go(now, actions);
         }
     }
 
@@ -236,7 +256,7 @@ impl Scheduler {
         // knows them all.
         let one_beat = self.config.liveness.beat_interval + Duration::from_millis(100);
         let not_before = now.max(self.listening_since.unwrap_or(now) + one_beat);
-        self.adoption = Some(Adoption { awaited, not_before, not_after: now + ADOPTION });
+        self.adoption = Some(Adoption { awaited, histories_awaited: true, not_before, not_after: now + ADOPTION });
         self.adopt_until = now + ADOPTION * 10;
     }
 
@@ -248,14 +268,17 @@ impl Scheduler {
         self.timers.clear();
         self.with_room.clear();
         self.hopeless.clear();
+        self.histories.clear();
         for entry in self.kinds.iter_mut() {
             entry.waiting = [0; 4];
             entry.running = 0;
+            entry.retries = Retries::default();
         }
         for key in self.registry.keys() {
             let agent = self.registry.get_mut(key);
             agent.in_flight.clear();
             agent.missing.clear();
+            agent.overrun.clear();
             agent.kept_for = None;
             // The timers that would have let it in again are gone.
             agent.performance.values_mut().filter(|performance| performance.ejected).for_each(Performance::readmit);
@@ -370,7 +393,7 @@ impl Scheduler {
         let turn = self.turns;
         let epoch = self.epoch.expect("only a leader places");
         let number = self.tasks.get(sequence).expect("it was at the head of its queue").attempts + 1;
-        self.occupy(sequence, Attempt { agent: key, number, epoch, started: now });
+        self.occupy(sequence, Attempt::new(key, number, epoch, now));
         let agent = self.registry.get_mut(key);
         agent.last_turn = turn;
         let (agent, incarnation) = (agent.id.clone(), agent.incarnation);
@@ -383,7 +406,9 @@ impl Scheduler {
     /// The task does not wait any more: its place in the line is passed over when it comes up.
     pub(crate) fn leave_line(&mut self, sequence: Sequence) {
         let Some(task) = self.tasks.get(sequence).filter(|task| task.state == State::Waiting) else { return };
-        let waiting = &mut self.kinds.get_mut(task.demand.kind).waiting[task.priority as usize];
+        let kind = self.kinds.get_mut(task.demand.kind);
+        kind.retries.waits_no_more(sequence);
+        let waiting = &mut kind.waiting[task.priority as usize];
         *waiting = waiting.saturating_sub(1);
         if task.demand.alone {
             self.stop_keeping_for(sequence);

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use compact_str::CompactString;
 use rustc_hash::FxHashMap;
 use shared::message::AttemptRef;
 use shared::task::Backoff;
@@ -10,6 +9,7 @@ use shared::{AgentId, Epoch, Priority, TaskId};
 
 use crate::Timestamp;
 use crate::event::Sequence;
+use crate::history::History;
 use crate::queue::Demand;
 use crate::registry::AgentKey;
 
@@ -26,11 +26,8 @@ pub(crate) struct Task {
     pub(crate) backoff: Backoff,
     /// The number of the last attempt.
     pub(crate) attempts: u32,
-    /// Attempts that failed by their handler's word.
-    pub(crate) failures: u32,
-    /// Agents that were lost while they ran it.
-    pub(crate) losses: u32,
-    pub(crate) last_error: Option<CompactString>,
+    /// How earlier attempts ended.
+    pub(crate) history: History,
     pub(crate) last_agent: Option<AgentId>,
     pub(crate) cancel_wanted: bool,
     /// Whether its message has been delivered to this coordinator. One that is only known from an agent's beat
@@ -62,6 +59,14 @@ pub(crate) struct Attempt {
     pub(crate) number: u32,
     pub(crate) epoch: Epoch,
     pub(crate) started: Timestamp,
+    /// When its agent first said that it runs.
+    pub(crate) running_since: Option<Timestamp>,
+}
+
+impl Attempt {
+    pub(crate) fn new(agent: AgentKey, number: u32, epoch: Epoch, started: Timestamp) -> Self {
+        Self { agent, number, epoch, started, running_since: None }
+    }
 }
 
 impl Task {

@@ -116,6 +116,9 @@ impl Scheduler {
         let kind = self.kinds.get(task.demand.kind);
         let (state, reason) = match &task.state {
             State::Waiting => (api::TaskState::Waiting, Some(self.why_waiting(task))),
+            State::BackingOff if kind.retries.holds_back(self.tasks.find(&task.id)) => {
+                (api::TaskState::Waiting, Some(WHY_HELD_BACK.to_owned()))
+            }
             State::BackingOff => (api::TaskState::Waiting, Some(why_pausing(task))),
             State::Running(_) => (api::TaskState::Running, None),
             State::Settling { .. } => (api::TaskState::Settled, None),
@@ -156,9 +159,13 @@ impl Scheduler {
     }
 }
 
+/// Why a task that has failed before waits although its pause is over.
+const WHY_HELD_BACK: &str = "its next attempt waits: tasks of its kind that have not failed go first \
+                             (`retry-share` of the kind)";
+
 /// What came before the next attempt, in words.
 fn why_pausing(task: &Task) -> String {
-    match &task.last_error {
+    match task.history.last_error() {
         Some(error) => format!("next attempt after: {error}"),
         None => "next attempt after: its agent would not take it".to_owned(),
     }

@@ -30,6 +30,10 @@ pub(super) enum Topic {
     Ack,
     /// The removal of a task by its sequence.
     Remove,
+    /// The record of how attempts ended.
+    Remember,
+    /// The removal of such a record.
+    Forget,
     /// An order to an agent.
     Run,
     /// Whether an agent is there.
@@ -39,13 +43,15 @@ pub(super) enum Topic {
 }
 
 impl Topic {
-    const ALL: [Topic; 9] = [
+    const ALL: [Topic; 11] = [
         Topic::Pull,
         Topic::LookUp,
         Topic::Record,
         Topic::Bury,
         Topic::Ack,
         Topic::Remove,
+        Topic::Remember,
+        Topic::Forget,
         Topic::Run,
         Topic::Probe,
         Topic::Canary,
@@ -59,6 +65,8 @@ impl Topic {
             Topic::Bury => "bury",
             Topic::Ack => "ack",
             Topic::Remove => "rm",
+            Topic::Remember => "hist",
+            Topic::Forget => "forget",
             Topic::Run => "run",
             Topic::Probe => "probe",
             Topic::Canary => "canary",
@@ -91,6 +99,9 @@ impl Node {
             Topic::Run => self.on_agent_unreachable(about, message.status),
             Topic::Probe => self.on_probe_answer(about, &message),
             Topic::Canary => self.tell_scheduler(Event::CanaryHeard),
+            Topic::Remember => self.on_remembered(about, Recorded::parse(message.status, &message.payload)),
+            // What stays because this failed is removed by its age.
+            Topic::Forget => {}
             Topic::LookUp => {
                 if let Ok(sequence) = sequence() {
                     self.on_looked_up(sequence, message).await;

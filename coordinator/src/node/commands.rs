@@ -2,10 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use scheduler::{Event, Scheduler, Timestamp};
+use scheduler::{Event, History, Scheduler, Sequence, Timestamp};
 use shared::api::{self, Refusal};
 use shared::message::AttemptRef;
-use shared::{AgentId, TaskId};
+use shared::{AgentId, Epoch, TaskId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Node;
@@ -26,6 +26,8 @@ pub enum Command {
     Confirm(AgentId, AttemptRef),
     /// These tasks have results, and all others had none when the reign began.
     ResultsKnown(Vec<TaskId>),
+    /// How attempts ended under leaders before.
+    HistoriesKnown(Epoch, Vec<(Sequence, History)>),
     /// End a task that is fetched; answers whether it was.
     Cancel(TaskId, oneshot::Sender<bool>),
     /// End a task that was read from the stream for it.
@@ -44,6 +46,7 @@ impl std::fmt::Debug for Command {
             Command::TakeIn(_) => "TakeIn",
             Command::Confirm(..) => "Confirm",
             Command::ResultsKnown(_) => "ResultsKnown",
+            Command::HistoriesKnown(..) => "HistoriesKnown",
             Command::Cancel(..) => "Cancel",
             Command::CancelStored(..) => "CancelStored",
             Command::Drain(..) => "Drain",
@@ -61,7 +64,12 @@ impl Node {
                     reign.lanes.ready(&name);
                 }
             }
-            Command::TakeIn(stored) => self.on_fetched(stored).await,
+            Command::TakeIn(stored) => self.on_fetched(stored, false).await,
+            Command::HistoriesKnown(epoch, histories) => {
+                if self.scheduler.epoch() == Some(epoch) {
+                    self.tell_scheduler(Event::HistoriesKnown(histories));
+                }
+            }
             Command::Confirm(agent, attempt) => self.settled.entry(agent).or_default().push(attempt),
             Command::ResultsKnown(ids) => self.on_results_known(&ids),
             Command::Cancel(id, answer) => {
@@ -72,9 +80,9 @@ impl Node {
                 let _ = answer.send(sequence.is_some());
             }
             Command::CancelStored(stored, answer) => {
-                let sequence = scheduler::Sequence(stored.sequence);
-                self.on_fetched(stored).await;
-                // Either the scheduler has it by now, or it is being looked up first.
+                let sequence = Sequence(stored.sequence);
+                self.on_fetched(stored, true).await;
+                // It may have been fetched since it was looked for: then the scheduler has it, or it is looked up.
                 if let Some(envelope) = self.reign.as_mut().and_then(|reign| reign.envelopes.get_mut(&sequence)) {
                     envelope.cancel_wanted = true;
                 }

@@ -88,6 +88,9 @@ impl Envelope {
         headers.insert("Hive-Subject", self.subject.as_str());
         headers.insert(name::MSG_ID, format!("dead.{}.{}", settlement.sequence, self.id).as_str());
         add_settlement(&mut headers, settlement);
+        for end in &settlement.history {
+            headers.append(name::HISTORY, header::clean(&end.to_string(), header::MAX_ERROR_BYTES / 2).as_str());
+        }
         headers
     }
 }

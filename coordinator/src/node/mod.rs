@@ -9,6 +9,7 @@ mod agents;
 mod answers;
 mod commands;
 mod envelope;
+mod history;
 mod known;
 mod lanes;
 mod settle;
@@ -39,6 +40,7 @@ pub use commands::{Command, Handle};
 use crate::lease;
 use crate::store::Store;
 use envelope::{Envelope, Stage};
+use history::Unremembered;
 use known::KnownIds;
 use lanes::{Keeper, Lanes};
 
@@ -114,6 +116,8 @@ struct Reign {
     /// Questions whose answers are awaited, the oldest first.
     awaited: VecDeque<(Instant, Sequence, Stage)>,
     lanes: Lanes,
+    /// Histories of attempts whose record is not answered yet.
+    unremembered: Unremembered,
     known: KnownIds,
     /// Whether [`Reign::known`] holds all results; before, every id is looked up.
     known_complete: bool,
@@ -287,6 +291,8 @@ impl Node {
                 self.tell_agent(&agent, InboxVerb::Cancel, &cancel).await;
             }
             Action::CheckSettled { agent, attempt, sequence } => self.check_settled(agent, attempt, sequence),
+            Action::Remember { sequence, history } => self.remember(sequence, &history).await,
+            Action::ForgetHistory(sequence) => self.forget_history(sequence).await,
             Action::SettleDuplicate(sequence) => self.look_up(sequence).await,
             Action::Probe(agent) => self.probe(&agent).await,
             Action::Welcome { agent, hello_wanted } => self.welcome(&agent, hello_wanted).await,
@@ -319,6 +325,7 @@ impl Node {
                 let detail = Some(format!("{} leads", self.instance));
                 self.tell(Notice { topic: "mesh", what: "led", agent: None, task: None, detail }).await;
                 self.learn_results();
+                self.learn_histories();
             }
             lease::Change::Lost => self.step_down().await,
         }
@@ -354,6 +361,7 @@ impl Node {
             envelopes: FxHashMap::default(),
             awaited: VecDeque::new(),
             lanes: Lanes::new(self.subjects.clone(), epoch, jobs),
+            unremembered: Unremembered::default(),
             known: KnownIds::default(),
             known_complete: false,
             inherited,
@@ -379,6 +387,7 @@ impl Node {
         self.serve_kinds();
         self.set_stuck_kinds_apart().await;
         self.ask_again().await;
+        self.remember_again().await;
         self.extend_held().await;
         self.survey();
         self.publish_status();

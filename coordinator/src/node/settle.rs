@@ -130,6 +130,7 @@ impl Node {
             queued: std::time::Duration::ZERO,
             run: std::time::Duration::ZERO,
             dead_letter: true,
+            history: Vec::new(),
         }));
         self.bury(sequence).await;
     }

@@ -28,6 +28,8 @@ struct Arrival {
     ack: async_nats::Subject,
     lane: Option<super::lanes::LaneKey>,
     message: (async_nats::Subject, Option<HeaderMap>, bytes::Bytes),
+    /// Whether somebody wants the task to end.
+    cancel_wanted: bool,
 }
 
 impl Node {
@@ -49,11 +51,11 @@ impl Node {
             return;
         }
         let message = (message.subject, message.headers, message.payload);
-        self.arrive(Arrival { sequence, accepted, ack, lane: Some(lane), message }).await;
+        self.arrive(Arrival { sequence, accepted, ack, lane: Some(lane), message, cancel_wanted: false }).await;
     }
 
-    /// Takes a message in that was read from the stream by its sequence, for somebody who wants it to end.
-    pub(super) async fn on_fetched(&mut self, stored: Stored) {
+    /// Takes a message in that was read from the stream by its sequence.
+    pub(super) async fn on_fetched(&mut self, stored: Stored, cancel_wanted: bool) {
         let sequence = Sequence(stored.sequence);
         let Some(reign) = &self.reign else { return };
         if reign.envelopes.contains_key(&sequence) {
@@ -62,11 +64,11 @@ impl Node {
         let headers = (!stored.headers.is_empty()).then_some(stored.headers);
         let message = (stored.subject.into(), headers, stored.body);
         let ack = async_nats::Subject::from_static("");
-        self.arrive(Arrival { sequence, accepted: stored.stored, ack, lane: None, message }).await;
+        self.arrive(Arrival { sequence, accepted: stored.stored, ack, lane: None, message, cancel_wanted }).await;
     }
 
     async fn arrive(&mut self, arrival: Arrival) {
-        let Arrival { sequence, accepted, ack, lane, message: (subject, headers, body) } = arrival;
+        let Arrival { sequence, accepted, ack, lane, message: (subject, headers, body), cancel_wanted } = arrival;
         let accepted = Timestamp::from_origin(accepted);
         let delivery = self.read_task(sequence, accepted, &subject, headers.as_ref(), body.len());
         let Some(reign) = &mut self.reign else { return };
@@ -108,7 +110,7 @@ impl Node {
             stage,
             settlement: None,
             output: bytes::Bytes::new(),
-            cancel_wanted: false,
+            cancel_wanted,
             delivery: delivery.ok().map(Box::new),
         };
         reign.envelopes.insert(sequence, envelope);
@@ -135,10 +137,7 @@ impl Node {
             },
         };
         let (kind, priority) = (delivery.kind.clone(), delivery.priority);
-        self.tell_scheduler(Event::TaskDelivered(*delivery));
-        if cancel_wanted {
-            self.tell_scheduler(Event::TaskCancelled(sequence));
-        }
+        self.tell_scheduler(Event::TaskDelivered(Delivery { cancelled: cancel_wanted, ..*delivery }));
         let waiting = self.scheduler.waiting(&kind)[priority as usize];
         if let Some(reign) = &mut self.reign {
             let moved = reign.lanes.note_waiting(&kind, priority, waiting, Instant::now());
@@ -211,7 +210,7 @@ impl Node {
         let wall = std::time::SystemTime::UNIX_EPOCH + accepted.since_origin();
         let deadline = options.deadline.map(|deadline| Clock::from_wall(deadline.resolve(wall)));
         let id = id.unwrap_or_else(|| TaskId::from_sequence(sequence.0));
-        Ok(Delivery { sequence, id, kind, priority, accepted, deadline, options })
+        Ok(Delivery { sequence, id, kind, priority, accepted, deadline, options, cancelled: false })
     }
 
     pub(super) async fn dispatch(&mut self, dispatch: Dispatch) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agent_worker::session::Order;
 use compact_str::CompactString;
-use scheduler::{Done, Sequence};
+use scheduler::{Done, History, Sequence};
 use shared::message::{Beat, Bye, Cancel, Drain, Hello, Report, Settled, Welcome};
 use shared::{Outcome, Priority, TaskId, TaskOptions};
 
@@ -37,6 +37,8 @@ pub enum Token {
     LookUp(Sequence),
     /// The record of a result.
     Record(Sequence),
+    /// The record of how attempts ended, up to the one of this number.
+    Remember(Sequence, u32),
     /// The record of a dead letter.
     Bury(Sequence),
     /// An acknowledgement.
@@ -182,6 +184,12 @@ pub enum Ask {
     PutLane(LaneName, Vec<u8>),
     /// Remove a lane.
     DeleteLane(LaneName),
+    /// Keep how the attempts of a task ended, by the word of the leader of this epoch.
+    Remember(Sequence, u64, History),
+    /// That is not wanted any more.
+    ForgetHistory(Sequence),
+    /// How did attempts end?
+    ListHistories,
     /// Which tasks have results?
     ListResults,
     /// Is this message there?
@@ -229,6 +237,8 @@ pub enum Answer {
     Ok,
     /// Tasks with results.
     Results(Vec<TaskId>),
+    /// How attempts ended.
+    Histories(Vec<(Sequence, History)>),
     /// Messages.
     Messages(Vec<Rc<Stored>>),
     /// The lease: its revision, and who holds it.

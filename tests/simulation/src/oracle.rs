@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
-use scheduler::{Dispatch, Sequence};
+use scheduler::{Dispatch, History, Sequence};
 use shared::message::AttemptRef;
 use shared::task::AttemptOutcome;
 use shared::{AgentId, Outcome, TaskId};
@@ -65,6 +65,16 @@ pub struct Task {
     /// How often an agent died that was running it.
     pub deaths: u32,
     reigns: Vec<Reigned>,
+    remembered: Option<Remembered>,
+}
+
+/// The number of the last attempt that a leader has kept for those after it, and when.
+#[derive(Clone, Copy, Debug)]
+struct Remembered {
+    sequence: Sequence,
+    epoch: u64,
+    attempts: u32,
+    at: Micros,
 }
 
 /// What one leader did about a task.
@@ -143,6 +153,7 @@ impl Oracle {
             failures: 0,
             deaths: 0,
             reigns: Vec::new(),
+            remembered: None,
         });
         place
     }
@@ -169,13 +180,17 @@ impl Oracle {
     }
 
     /// A leader orders a start.
-    pub fn dispatched(&mut self, dispatch: &Dispatch, reign_began: Micros) {
+    pub fn dispatched(&mut self, dispatch: &Dispatch, reign_began: Micros, histories_known: bool) {
         let attempt = &dispatch.attempt;
         let Some(place) = self.find(&attempt.task) else {
             return self.fail(format!("{attempt:?} is of no task that was ever submitted"));
         };
         let task = &mut self.tasks[place];
         let settled = task.outcome.as_ref().filter(|(_, at)| *at < reign_began).is_some() && !task.nature.discarded;
+        // Of several messages with its id, each has a history of its own.
+        let kept = task.remembered.filter(|kept| kept.sequence == dispatch.sequence && kept.at < reign_began);
+        let counts_on = kept.is_none_or(|kept| attempt.attempt > kept.attempts || attempt.epoch.0 < kept.epoch);
+        let forgotten = histories_known && !counts_on && !task.nature.discarded;
         let reigned = reigned(&mut task.reigns, attempt.epoch.0);
         let (first, cancelled) = (reigned.dispatches == 0, reigned.cancelled && !task.nature.discarded);
         let renumbered = attempt.attempt <= reigned.last_number;
@@ -185,6 +200,9 @@ impl Oracle {
         let counts_anew = task.nature.discarded;
         let renumbered = renumbered && !counts_anew;
         let unexplained = reigned.dispatches > 1 + reigned.causes && !counts_anew;
+        if forgotten {
+            self.fail(format!("{attempt:?} was ordered as if nobody had kept how earlier ones ended"));
+        }
         if renumbered {
             self.fail(format!("{attempt:?} was ordered after a later one of the same leader"));
         }
@@ -198,6 +216,19 @@ impl Oracle {
             self.fail(format!("{attempt:?} was ordered although the task was settled before this reign began"));
         }
         self.fresh.push(Fresh { agent: dispatch.agent.clone(), attempt: attempt.clone(), first });
+    }
+
+    /// It is kept how the attempts of a task ended.
+    pub fn remembered(&mut self, sequence: Sequence, epoch: u64, history: &History, at: Micros) {
+        let Some(place) = history.task.as_ref().and_then(|id| self.find(id)) else {
+            return self.fail(format!("{history:?} is of no task that was ever submitted"));
+        };
+        let task = &mut self.tasks[place];
+        let attempts = history.attempts;
+        let is_news = |kept: Remembered| kept.sequence != sequence || (kept.epoch, kept.attempts) < (epoch, attempts);
+        if task.remembered.is_none_or(is_news) {
+            task.remembered = Some(Remembered { sequence, epoch, attempts, at });
+        }
     }
 
     /// A leader has a reason to start the task once more.

@@ -60,6 +60,8 @@ pub enum Plant {
     LeaseWithoutCompare,
     /// A cancelled task's outcome is recorded as failed.
     WrongOutcome,
+    /// What leaders before have kept of attempts is not read: failures and losses are counted anew.
+    HistoriesForgotten,
     /// Who keeps the lanes does not know the epochs of others: an old leader's come back and block the new one's.
     KeeperKnowsNoEpochs,
 }
@@ -69,7 +71,7 @@ impl Plant {
     pub const HARD: [Plant; 3] = [Plant::OutputOfLastDone, Plant::ReportedNotFetched, Plant::OtherRecordNotLookedAt];
 
     /// Every one.
-    pub const ALL: [Plant; 28] = [
+    pub const ALL: [Plant; 29] = [
         Plant::AckBeforeRecord,
         Plant::RecordOverwrites,
         Plant::SettledBeforeRecord,
@@ -94,6 +96,7 @@ impl Plant {
         Plant::NeverStepsDown,
         Plant::LeaseWithoutCompare,
         Plant::WrongOutcome,
+        Plant::HistoriesForgotten,
         Plant::KeeperKnowsNoEpochs,
         Plant::OutputOfLastDone,
         Plant::ReportedNotFetched,

@@ -52,8 +52,8 @@ pub(crate) fn filter(demand: &Demand, kind: &KindEntry, registry: &Registry, can
     let admission = Admission::of(demand, kind, registry);
     for &key in &kind.agents {
         let agent = registry.get(key);
-        if has_room(demand, kind, agent) && admission.room(kind, agent) > agent.in_flight.len() {
-            let has_free_slot = agent.in_flight.len() < agent.slots as usize;
+        if has_room(demand, kind, agent) && admission.room(kind, agent) > agent.taken() {
+            let has_free_slot = agent.taken() < agent.slots as usize;
             candidates.0.push(Candidate { agent: key, has_free_slot });
         }
     }
@@ -63,7 +63,7 @@ pub(crate) fn filter(demand: &Demand, kind: &KindEntry, registry: &Registry, can
 pub(crate) fn could_take(demand: &Demand, kind: &KindEntry, agent: &Agent, registry: &Registry) -> bool {
     agent.kinds.contains(&demand.kind)
         && has_room(demand, kind, agent)
-        && Admission::of(demand, kind, registry).room(kind, agent) > agent.in_flight.len()
+        && Admission::of(demand, kind, registry).room(kind, agent) > agent.taken()
 }
 
 /// Whether an agent is there that could ever take this, however busy it is now.
@@ -95,8 +95,8 @@ pub(crate) fn agent_to_empty(
 /// Whether the agent could take it, by what does not depend on the other agents.
 fn has_room(demand: &Demand, kind: &KindEntry, agent: &Agent) -> bool {
     agent.takes_work()
-        && agent.in_flight.len() < (agent.slots + look_ahead(kind, agent)) as usize
-        && (!demand.alone || agent.in_flight.is_empty())
+        && agent.taken() < (agent.slots + look_ahead(kind, agent)) as usize
+        && (!demand.alone || agent.taken() == 0)
         && (demand.alone || agent.kept_for.is_none())
         && demand.needs.are_met_by(&agent.labels)
         && fits(&demand.resources(), agent)
@@ -121,7 +121,7 @@ fn look_ahead(kind: &KindEntry, agent: &Agent) -> u32 {
 struct Admission {
     strategy: Strategy,
     fewest_kinds: usize,
-    best_weight: f64,
+    best_success: f64,
     all_under_pressure: bool,
     /// Whether agents that were ejected from the kind get it all the same, because no other can take this.
     ejected_too: bool,
@@ -132,7 +132,7 @@ impl Admission {
         let mut admission = Self {
             strategy: kind.settings.strategy,
             fewest_kinds: usize::MAX,
-            best_weight: 0.0,
+            best_success: 0.0,
             all_under_pressure: true,
             ejected_too: kind.ejections == 0,
         };
@@ -153,7 +153,7 @@ impl Admission {
         for agent in able().filter(|agent| ejected_too || !is_ejected(kind, agent)) {
             admission.fewest_kinds = admission.fewest_kinds.min(agent.kinds.len());
             admission.all_under_pressure &= is_under_pressure(agent);
-            admission.best_weight = admission.best_weight.max(agent.weight_for(kind));
+            admission.best_success = admission.best_success.max(agent.success_for(kind));
         }
         admission
     }
@@ -183,10 +183,13 @@ impl Admission {
                 }
             }
             Strategy::Weighted => {
-                let share = agent.weight_for(kind) / self.best_weight;
+                // Under a backlog an agent gets as much as it gets done: that it is fast shows by itself, that it
+                // succeeds does not. One that does worse than the best is given no work in advance either.
+                let share = agent.success_for(kind) / self.best_success;
+                let ahead = f64::from(look_ahead(kind, agent)) * ((share - 0.9) * 10.0).max(0.0);
                 // Rounded up or down by turns, so that a fraction of a slot is a fraction of the time.
                 let dither = (kind.strategy.placements as f64 * GOLDEN_RATIO).fract();
-                (full as f64 * share + dither).floor() as usize
+                (slots as f64 * share + ahead + dither).floor() as usize
             }
         }
     }

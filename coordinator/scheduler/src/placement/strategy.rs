@@ -30,8 +30,8 @@ pub enum Strategy {
     /// specialists are full, and keep a quarter of their slots free for what only they can do.
     CapabilityBased,
     /// A share in proportion to measured performance: success rate times speed, both decaying means. Smooth
-    /// weighted round-robin (as in nginx, commit 52327e0627f4, 2012); under backlog an agent may fill its slots
-    /// in proportion to its weight.
+    /// weighted round-robin (as in nginx, commit 52327e0627f4, 2012); under backlog, when every slot is in use and speed
+    /// shows by itself, an agent may fill its slots in proportion to its success rate.
     Weighted,
 }
 

@@ -1,6 +1,6 @@
 //! Attempts that fail, are refused, take agents down, get lost or come too late.
 
-use scheduler::{Event, Sequence};
+use scheduler::{Delivery, Event, Sequence};
 use shared::Outcome;
 use shared::task::AttemptOutcome::{Cancelled, Rejected, Timeout};
 
@@ -51,11 +51,13 @@ fn a_refusal_is_not_charged() {
 }
 
 #[test]
-fn an_attempt_that_ended_as_cancelled_though_nobody_wanted_it_starts_again() {
+fn an_attempt_that_ended_as_cancelled_though_nobody_wanted_it_starts_again_after_a_pause() {
     let mut mesh = Mesh::with_agents(["ada"]);
     mesh.deliver(task("resize").max_attempts(1));
 
-    assert_eq!(mesh.done("ada", "1", Cancelled), ["settled 1#1 to ada", "start 1#2 on ada"]);
+    assert_eq!(mesh.done("ada", "1", Cancelled), ["settled 1#1 to ada"]);
+
+    assert_eq!(mesh.pass(ms(150)), ["start 1#2 on ada"]);
 }
 
 #[test]
@@ -287,4 +289,72 @@ fn a_cancelled_task_is_not_started_again_when_its_agent_hands_it_back() {
 
     let outcomes: Vec<_> = mesh.records.iter().map(|record| (record.sequence, record.outcome)).collect();
     assert_eq!(outcomes, [(Sequence(2), Outcome::Cancelled)]);
+}
+
+#[test]
+fn an_agent_that_was_only_silent_is_not_held_against_its_task() {
+    let mut mesh = Mesh::with_agents(["ada"]);
+    mesh.deliver("resize");
+
+    for _ in 0..4 {
+        assert_eq!(mesh.silence("ada", LONGER_THAN_ANY_VERDICT), [""; 0], "there is no other agent");
+        mesh.unmute("ada");
+        mesh.pass(ms(61_000));
+    }
+
+    assert_eq!(mesh.succeed("ada", "1"), ["record 1 succeeded", "settled 1#1 to ada"]);
+}
+
+#[test]
+fn a_task_whose_end_was_wanted_before_it_came_is_never_started() {
+    let mut mesh = Mesh::with_agents(["ada"]);
+    let delivery = task("resize").delivery(Sequence(1), mesh.now);
+
+    assert_eq!(mesh.tell(Event::TaskDelivered(Delivery { cancelled: true, ..delivery })), ["record 1 cancelled"]);
+
+    assert_eq!(mesh.dispatches, []);
+}
+
+#[test]
+fn an_attempt_that_its_agent_does_not_end_in_time_is_given_up() {
+    let mut mesh = Mesh::with_agents([agent("ada").slots(1).queue(0), agent("bob").slots(1).queue(0)]);
+    mesh.deliver(task("resize").timeout(ms(5_000)).backoff(ms(1), ms(1)));
+
+    assert_eq!(mesh.pass(ms(19_000)), [""; 0], "the agent has the first word");
+    assert_eq!(mesh.pass(ms(2_000))[..2], ["cancel 1#1 on ada", "start 1#2 on bob"]);
+
+    // Its slot is not free before it says so.
+    assert_eq!(mesh.deliver("resize"), [""; 0]);
+    assert_eq!(mesh.succeed("bob", "1"), ["record 1 succeeded", "start 2#1 on bob", "settled 1#2 to bob"]);
+    mesh.deliver("resize");
+    assert_eq!(mesh.fail("ada", "1"), ["check 1#1 of ada"]);
+    assert_eq!(mesh.beat("ada"), ["start 3#1 on ada"]);
+}
+
+#[test]
+fn what_failed_leaves_room_for_what_has_not() {
+    let mut mesh = Mesh::with_agents([agent("ada").slots(5).queue(0)]);
+    let flaky = || task("resize").max_attempts(9).backoff(ms(1), ms(1));
+    mesh.deliver_all((0..5).map(|_| flaky()));
+    mesh.deliver_all((0..20).map(|_| task("resize")));
+    for failing in ["1", "2", "3", "4", "5"] {
+        mesh.fail("ada", failing);
+    }
+
+    mesh.pass(ms(200));
+    let done: Vec<String> = mesh.given_to("ada");
+    assert!(done.iter().all(|id| id.parse::<u64>().unwrap() > 5), "the slots went to others meanwhile: {done:?}");
+    mesh.succeed("ada", &done[0]);
+    mesh.pass(ms(100));
+    mesh.succeed("ada", &done[1]);
+    mesh.pass(ms(100));
+
+    let retried = mesh.given_to("ada").iter().filter(|id| id.parse::<u64>().unwrap() <= 5).count();
+    assert_eq!(retried, 1, "a fifth of what runs: {:?}", mesh.given_to("ada"));
+    let reasons: Vec<String> = ["1", "2", "3", "4", "5"].into_iter().filter_map(|id| mesh.view(id)?.reason).collect();
+    assert!(reasons.len() == 4 && reasons[0].contains("retry-share"), "{reasons:?}");
+    mesh.finish_all();
+    mesh.pass(ms(1000));
+    mesh.finish_all();
+    assert_eq!(mesh.records.len(), 25, "all of them come to their end");
 }

@@ -308,7 +308,8 @@ impl World {
                 self.mesh.restart(name);
             }
         }
-        for _ in 0..600 {
+        // An agent that was lost again and again is in quarantine for minutes.
+        for _ in 0..6000 {
             self.mesh.finish_all();
             self.replace_drained_agents();
             self.mesh.pass(ms(100));
@@ -448,7 +449,7 @@ fn pool() -> [Agent; 4] {
 
 /// It waits for an agent, and not for its next attempt.
 fn is_in_line(task: &api::Task) -> bool {
-    let pauses = task.reason.as_deref().is_some_and(|reason| reason.starts_with("next attempt"));
+    let pauses = task.reason.as_deref().is_some_and(|reason| reason.contains("next attempt"));
     task.state == TaskState::Waiting && !pauses
 }
 

@@ -100,9 +100,9 @@ fn a_later_attempt_that_the_standby_saw_no_beat_between_is_the_one_adopted() {
     mesh.redeliver();
     mesh.pass(ms(1000));
 
-    // Its failure is taken for the failure of the attempt that runs, not of one that was replaced.
-    assert_eq!(mesh.fail("ada", "1"), ["settled 1#2 to ada"]);
-    assert!(mesh.told().contains(&"task failed 1".to_owned()));
+    // Its failure is taken for the failure of the attempt that runs, not of one that was replaced; and the one before
+    // is not forgotten.
+    assert_eq!(mesh.fail("ada", "1"), ["record 1 failed", "settled 1#2 to ada"]);
 }
 
 #[test]
@@ -281,4 +281,65 @@ fn an_attempt_that_is_reported_after_its_message_came_is_shown_with_its_agent() 
     mesh.unmute("ada");
 
     assert_eq!(mesh.given_to("ada"), ["1"]);
+}
+
+#[test]
+fn failures_are_counted_on_by_the_next_leader() {
+    let mut mesh = Mesh::with_agents(["ada"]);
+    mesh.deliver(task("resize").max_attempts(2).backoff(ms(1), ms(1)));
+    mesh.fail("ada", "1");
+
+    mesh.take_over();
+    mesh.redeliver();
+    mesh.pass(ms(1000));
+    assert_eq!(mesh.fail("ada", "1"), ["record 1 failed", "settled 1#2 to ada"]);
+
+    let ends: Vec<u32> = mesh.records[0].history.iter().map(|end| end.attempt).collect();
+    assert_eq!(ends, [1, 2], "the dead letter tells of both");
+    assert!(mesh.histories.is_empty(), "what was kept goes with the task");
+}
+
+#[test]
+fn a_task_that_takes_agents_down_is_known_to_the_next_leader() {
+    let mut mesh = Mesh::with_agents(["ada", "bob", "cyd", "dan"]);
+    mesh.deliver("resize");
+    mesh.silence("ada", LONGER_THAN_ANY_VERDICT);
+    mesh.silence("bob", LONGER_THAN_ANY_VERDICT);
+
+    mesh.take_over();
+    mesh.redeliver();
+    mesh.pass(ms(1000));
+
+    assert_eq!(mesh.silence("cyd", LONGER_THAN_ANY_VERDICT + ms(2000)), ["record 1 dead"]);
+    assert_eq!(mesh.records[0].history.len(), 3);
+}
+
+#[test]
+fn an_attempt_that_ended_under_the_old_leader_is_not_started_again() {
+    let mut mesh = Mesh::with_agents(["ada", "bob"]);
+    mesh.deliver("resize");
+    mesh.end("ada", "1", AttemptOutcome::Succeeded);
+
+    mesh.take_over();
+    mesh.redeliver();
+    assert_eq!(mesh.pass(ms(1500)), [""; 0]);
+
+    let ada = agent("ada").id;
+    assert_eq!(mesh.repeat_done(&ada), ["record 1 succeeded", "settled 1#1 to ada"]);
+}
+
+#[test]
+fn of_two_messages_with_one_id_only_one_attempt_goes_on() {
+    let mut mesh = Mesh::with_agents(["ada"]);
+    mesh.deliver(task("resize").id("twin"));
+    mesh.deliver(task("resize").id("twin"));
+
+    mesh.take_over();
+    mesh.tell(Event::AgentUnreachable(agent("ada").id));
+    let later = mesh.stored[&Sequence(2)].clone();
+    mesh.tell(Event::TaskDelivered(later));
+    let said = mesh.pass(ms(1500));
+
+    assert!(said.iter().all(|order| !order.starts_with("cancel")), "{said:?}");
+    assert_eq!(mesh.given_to("ada").len(), 1);
 }

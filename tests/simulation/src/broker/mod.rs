@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
-use scheduler::Sequence;
+use scheduler::{History, Sequence};
 use shared::TaskId;
 
 use crate::clock::{ms, secs};
@@ -47,6 +47,7 @@ pub struct Broker {
     recent: FxHashMap<TaskId, (u64, Micros)>,
     results: BTreeMap<TaskId, Rc<Record>>,
     letters: BTreeMap<Sequence, Rc<Letter>>,
+    histories: BTreeMap<(Sequence, u64), History>,
     lanes: BTreeMap<crate::message::LaneName, Lane>,
     lease: Option<Lease>,
     revisions: u64,
@@ -65,6 +66,7 @@ impl Broker {
             recent: FxHashMap::default(),
             results: BTreeMap::new(),
             letters: BTreeMap::new(),
+            histories: BTreeMap::new(),
             lanes: BTreeMap::new(),
             lease: None,
             revisions: 0,
@@ -177,7 +179,7 @@ impl Broker {
     }
 
     fn ask(&mut self, ask: Ask, reply: Option<Reply>, ctx: &mut Context) {
-        let publishes = matches!(ask, Ask::Submit(_) | Ask::Record(..) | Ask::Bury(_));
+        let publishes = matches!(ask, Ask::Submit(_) | Ask::Record(..) | Ask::Bury(_) | Ask::Remember(..));
         let changes = publishes || matches!(ask, Ask::Ack(..) | Ask::Remove(_) | Ask::WriteLease(..));
         if ctx.now < self.silent_until {
             if publishes && ctx.rng.f64() < 0.3 {
@@ -231,6 +233,20 @@ impl Broker {
             Ask::ListLanes => Answer::Lanes(self.lanes.keys().copied().collect()),
             Ask::PutLane(name, kinds) => self.put_lane(name, kinds, ctx),
             Ask::DeleteLane(name) => self.delete_lane(name, ctx),
+            Ask::Remember(sequence, epoch, history) => {
+                ctx.oracle.remembered(sequence, epoch, &history, ctx.now);
+                self.histories.insert((sequence, epoch), history);
+                Answer::Stored(1)
+            }
+            Ask::ForgetHistory(sequence) => {
+                self.histories.retain(|(other, _), _| *other != sequence);
+                return None;
+            }
+            Ask::ListHistories => {
+                // Of several leaders the last one has followed those before.
+                let newest: BTreeMap<_, _> = self.histories.iter().map(|((s, _), h)| (*s, h.clone())).collect();
+                Answer::Histories(newest.into_iter().collect())
+            }
             Ask::ListResults => Answer::Results(self.results.keys().cloned().collect()),
             Ask::Queued(sequence) => Answer::Messages(self.tasks.get(&sequence).cloned().into_iter().collect()),
             Ask::QueuedById(id) => Answer::Messages(self.queued_by_id(&id).into_iter().collect()),

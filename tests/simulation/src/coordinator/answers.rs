@@ -33,6 +33,11 @@ impl Node {
                     self.on_looked_up(sequence, result, ctx);
                 }
             }
+            Token::Remember(sequence, attempts) if matches!(answer, Answer::Stored(_)) => {
+                if self.unremembered.get(&sequence).is_some_and(|(_, history)| history.attempts == attempts) {
+                    self.unremembered.remove(&sequence);
+                }
+            }
             Token::Record(sequence) => self.on_recorded(sequence, &answer, ctx),
             Token::Bury(sequence) if self.stage_of(sequence) == Some(Stage::Burying) => {
                 if matches!(answer, Answer::Stored(_) | Answer::Already) {

@@ -31,6 +31,8 @@ pub(super) enum Purpose {
     Begin,
     /// Which tasks have results.
     Learn,
+    /// How attempts ended under leaders before.
+    LearnHistories(u64),
     /// The lease.
     Contend,
     /// The lanes, by this keeper.
@@ -89,6 +91,12 @@ impl Node {
                 self.begin_reign(last, ctx);
             }
             (Purpose::Learn, Some(Answer::Results(ids))) => self.command(Command::ResultsKnown(ids)),
+            (Purpose::LearnHistories(epoch), Some(Answer::Histories(kept))) => {
+                self.command(Command::HistoriesKnown(epoch, kept));
+            }
+            (Purpose::LearnHistories(epoch), _) if self.leads_in(epoch) => {
+                self.call(Ask::ListHistories, Purpose::LearnHistories(epoch), ctx);
+            }
             (Purpose::Contend, answer) => self.contend(id, answer, ctx),
             (Purpose::Keep(keeper), answer) => self.keep(keeper, answer, ctx),
             (Purpose::CheckResult(agent, attempt, _), Some(Answer::Result(Some(_)))) => {

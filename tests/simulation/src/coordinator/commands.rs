@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use scheduler::Event;
+use scheduler::{Event, History, Sequence};
 use shared::message::AttemptRef;
 use shared::{AgentId, TaskId};
 
@@ -11,6 +11,7 @@ use super::calls::Purpose;
 use crate::context::Context;
 use crate::marks::Mark;
 use crate::message::{Answer, Ask, Garbage, LaneName, Reply, Stored, Up};
+use crate::plant::Plant;
 
 /// Something for the loop to do.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub(super) enum Command {
     Confirm(AgentId, AttemptRef),
     /// These tasks have results.
     ResultsKnown(Vec<TaskId>),
+    /// How attempts ended under leaders before.
+    HistoriesKnown(u64, Vec<(Sequence, History)>),
     /// End a task.
     Cancel(TaskId, Reply),
     /// End a task that was read from the stream for it.
@@ -45,7 +48,16 @@ impl Node {
                 if stored.submission.garbage == Garbage::Subject {
                     ctx.reach(Mark::Foreign);
                 }
-                self.on_fetched(stored, ctx);
+                self.on_fetched(stored, false, ctx);
+            }
+            Command::HistoriesKnown(epoch, _) if !self.leads_in(epoch) => {}
+            Command::HistoriesKnown(_, kept) => {
+                if let Some(reign) = &mut self.reign {
+                    reign.histories_known = true;
+                }
+                if !ctx.planted(Plant::HistoriesForgotten) {
+                    self.tell_scheduler(Event::HistoriesKnown(kept), ctx);
+                }
             }
             Command::Confirm(agent, attempt) => self.settled.entry(agent).or_default().push(attempt),
             Command::ResultsKnown(ids) => {
@@ -85,8 +97,8 @@ impl Node {
     fn cancel_stored(&mut self, stored: Rc<Stored>, reply: Reply, ctx: &mut Context) {
         ctx.reach(Mark::CancelledStored);
         let (sequence, id) = (stored.sequence, stored.id.clone());
-        self.on_fetched(stored, ctx);
-        // Either the scheduler has it by now, or it is being looked up first.
+        self.on_fetched(stored, true, ctx);
+        // It may have been fetched since it was looked for: then the scheduler has it, or it is looked up.
         if let Some(envelope) = self.reign.as_mut().and_then(|reign| reign.envelopes.get_mut(&sequence)) {
             envelope.cancel_wanted = true;
         }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 use scheduler::{
-    Action, Actions, Config, Delivery, Event, KindConfig, Notice, Scheduler, Sequence, Settlement, Timestamp,
+    Action, Actions, Config, Delivery, Event, History, KindConfig, Notice, Scheduler, Sequence, Settlement, Timestamp,
 };
 use shared::message::{AttemptRef, Cancel, Drain, Settled, Welcome};
 use shared::task::{AttemptOutcome, Backoff};
@@ -106,6 +106,8 @@ pub struct Node {
     next_canary: Duration,
     /// The epoch of the reign that begins when the state of the task stream is known.
     beginning: Option<u64>,
+    /// Histories whose record is not answered yet.
+    unremembered: BTreeMap<Sequence, (Duration, History)>,
     /// When a reign is over unless the lease is renewed.
     lease_until: Duration,
     contender: Contender,
@@ -127,6 +129,8 @@ pub struct Reign {
     keeper: u64,
     known: FxHashSet<TaskId>,
     known_complete: bool,
+    /// Whether it is known how attempts ended under leaders before.
+    pub histories_known: bool,
     inherited: u64,
     served_version: u64,
     lingering: BTreeMap<u8, Duration>,
@@ -217,6 +221,7 @@ impl Coordinator {
             next_maintenance: Duration::ZERO,
             next_canary: Duration::ZERO,
             beginning: None,
+            unremembered: BTreeMap::new(),
             lease_until: Duration::ZERO,
             contender: Contender::start(),
             keepers: BTreeMap::new(),
@@ -469,6 +474,11 @@ impl Node {
                 self.tell_agent(&agent, Told::Cancel(Cancel { attempt, reason: reason.into() }), None, ctx);
             }
             Action::CheckSettled { agent, attempt, sequence } => self.check_settled(agent, attempt, sequence, ctx),
+            Action::Remember { sequence, history } => self.remember(sequence, history, ctx),
+            Action::ForgetHistory(sequence) => {
+                self.unremembered.remove(&sequence);
+                ctx.send(self.link, Up::Ask(Ask::ForgetHistory(sequence), None));
+            }
             Action::SettleDuplicate(sequence) => {
                 ctx.reach(Mark::DuplicateSettled);
                 if !ctx.planted(Plant::NoSettleDuplicate) {
@@ -487,6 +497,36 @@ impl Node {
             Action::Release { sequence, delay } => self.release(sequence, delay, ctx),
             Action::LookBack(kind) => self.look_back(&kind, ctx),
             Action::Tell(notice) => self.tell(&notice, ctx),
+        }
+    }
+
+    fn leads_in(&self, epoch: u64) -> bool {
+        self.reign.is_some() && self.scheduler.epoch() == Some(Epoch(epoch))
+    }
+
+    /// Keeps how the attempts of a task ended, until it is confirmed.
+    fn remember(&mut self, sequence: Sequence, history: History, ctx: &mut Context) {
+        let now = self.instant(ctx);
+        self.unremembered.insert(sequence, (now, history));
+        self.send_history(sequence, ctx);
+    }
+
+    fn send_history(&self, sequence: Sequence, ctx: &mut Context) {
+        let Some((_, history)) = self.unremembered.get(&sequence) else { return };
+        let reply = self.reply(Token::Remember(sequence, history.attempts));
+        let epoch = self.scheduler.epoch().unwrap_or_default().0;
+        ctx.send(self.link, Up::Ask(Ask::Remember(sequence, epoch, history.clone()), Some(reply)));
+    }
+
+    fn remember_again(&mut self, ctx: &mut Context) {
+        let now = self.instant(ctx);
+        let is_late = |(sent, _): &(Duration, History)| now - *sent >= PATIENCE;
+        let late: Vec<Sequence> = self.unremembered.iter().filter(|(_, p)| is_late(p)).map(|(s, _)| *s).collect();
+        for sequence in late {
+            if let Some(pending) = self.unremembered.get_mut(&sequence) {
+                pending.0 = now;
+            }
+            self.send_history(sequence, ctx);
         }
     }
 
@@ -559,6 +599,7 @@ impl Node {
         ctx.reach(Mark::SteppedDown);
         ctx.serving.retain(|link| *link != self.link);
         self.close_keeper(reign.keeper, ctx);
+        self.unremembered.clear();
         self.tell_scheduler(Event::LeadershipLost, ctx);
         self.actions.clear();
     }
@@ -589,6 +630,7 @@ impl Node {
             keeper,
             known: FxHashSet::default(),
             known_complete: false,
+            histories_known: false,
             inherited,
             served_version: u64::MAX,
             lingering: BTreeMap::new(),
@@ -598,6 +640,7 @@ impl Node {
         ctx.serving.push(self.link);
         self.tell_scheduler(Event::LeadershipTaken(Epoch(epoch)), ctx);
         self.call(Ask::ListResults, calls::Purpose::Learn, ctx);
+        self.call(Ask::ListHistories, calls::Purpose::LearnHistories(epoch), ctx);
         self.turn(ctx);
     }
 
@@ -613,6 +656,7 @@ impl Node {
         self.serve_kinds(ctx);
         self.set_stuck_kinds_apart(ctx);
         self.ask_again(ctx);
+        self.remember_again(ctx);
         self.extend_held(ctx);
         self.survey(ctx);
     }

@@ -32,18 +32,25 @@ impl Node {
             envelope.ack = Some(name);
             return;
         }
-        self.arrive(stored, Some(name), Some(lane), ctx);
+        self.arrive(stored, Some(name), Some(lane), false, ctx);
     }
 
     /// Takes a message in that was read from the stream by its sequence.
-    pub(super) fn on_fetched(&mut self, stored: Rc<Stored>, ctx: &mut Context) {
+    pub(super) fn on_fetched(&mut self, stored: Rc<Stored>, cancel_wanted: bool, ctx: &mut Context) {
         let Some(reign) = &self.reign else { return };
         if !reign.envelopes.contains_key(&stored.sequence) {
-            self.arrive(stored, None, None, ctx);
+            self.arrive(stored, None, None, cancel_wanted, ctx);
         }
     }
 
-    fn arrive(&mut self, stored: Rc<Stored>, ack: Option<LaneName>, lane: Option<super::LaneKey>, ctx: &mut Context) {
+    fn arrive(
+        &mut self,
+        stored: Rc<Stored>,
+        ack: Option<LaneName>,
+        lane: Option<super::LaneKey>,
+        cancel_wanted: bool,
+        ctx: &mut Context,
+    ) {
         let sequence = stored.sequence;
         let delivery = read_task(&stored, ctx);
         let Some(reign) = &mut self.reign else { return };
@@ -65,7 +72,7 @@ impl Node {
             stage,
             settlement: None,
             output: None,
-            cancel_wanted: false,
+            cancel_wanted,
             delivery: delivery.as_ref().ok().cloned().map(Box::new),
             stored,
         };
@@ -97,9 +104,8 @@ impl Node {
         let (place, priority) = (envelope.stored.submission.kind, delivery.priority);
         let (cancel_wanted, id) = (envelope.cancel_wanted, envelope.stored.id.clone());
         let kind = delivery.kind.clone();
-        self.tell_scheduler(Event::TaskDelivered(delivery), ctx);
+        self.tell_scheduler(Event::TaskDelivered(Delivery { cancelled: cancel_wanted, ..delivery }), ctx);
         if cancel_wanted {
-            self.tell_scheduler(Event::TaskCancelled(sequence), ctx);
             self.note_cancel_if_settled(&id, ctx);
         }
         let waiting = self.scheduler.waiting(&kind)[priority as usize];
@@ -149,7 +155,7 @@ impl Node {
 
     pub(super) fn dispatch(&mut self, dispatch: Dispatch, ctx: &mut Context) {
         let Some(reign) = &mut self.reign else { return };
-        ctx.oracle.dispatched(&dispatch, reign.began);
+        ctx.oracle.dispatched(&dispatch, reign.began, reign.histories_known);
         let Some(envelope) = reign.envelopes.get_mut(&dispatch.sequence) else { return };
         if let Some(lane) = envelope.lane.take() {
             reign.lanes.placed(lane);
@@ -222,7 +228,7 @@ fn read_task(stored: &Stored, ctx: &Context) -> Result<Delivery, Unreadable> {
                 Deadline::At(_) => accepted,
             });
             let (priority, options) = (submission.priority, submission.options.clone());
-            Ok(Delivery { sequence, id, kind, priority, accepted, deadline, options })
+            Ok(Delivery { sequence, id, kind, priority, accepted, deadline, options, cancelled: false })
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use scheduler::{Action, Actions, Config, Delivery, Dispatch, Done, Event, Scheduler, Sequence, Settlement};
+use scheduler::{Action, Actions, Config, Delivery, Dispatch, Done, Event, History, Scheduler, Sequence, Settlement};
 use scheduler::{KindConfig, Timestamp, Unreadable, placement::Strategy};
 use shared::api::{self, AgentState, TaskState};
 use shared::message::AttemptRef;
@@ -30,6 +30,8 @@ pub(crate) struct Mesh {
     pub(crate) repeats_done: bool,
     /// Tasks in the stream.
     pub(crate) stored: BTreeMap<Sequence, Delivery>,
+    /// What leaders keep for those after them.
+    pub(crate) histories: BTreeMap<Sequence, History>,
     /// Results, by task.
     pub(crate) results: BTreeMap<TaskId, Settlement>,
     /// Every record that a leader has ordered.
@@ -69,6 +71,7 @@ impl Mesh {
             repeats_done: false,
             stored: BTreeMap::new(),
             sent_back: Vec::new(),
+            histories: BTreeMap::new(),
             results: BTreeMap::new(),
             records: Vec::new(),
             dispatches: Vec::new(),
@@ -78,6 +81,7 @@ impl Mesh {
             next_beat: now,
         };
         mesh.tell(Event::LeadershipTaken(Epoch(1)));
+        mesh.tell(Event::HistoriesKnown(Vec::new()));
         for agent in agents {
             mesh.join(agent);
         }
@@ -144,6 +148,14 @@ impl Mesh {
                 vec![]
             }
             Action::LookBack(kind) => self.redeliver_sent_back(|mesh, _, sequence| mesh.stored[&sequence].kind == kind),
+            Action::Remember { sequence, history } => {
+                self.histories.insert(sequence, history);
+                vec![]
+            }
+            Action::ForgetHistory(sequence) => {
+                self.histories.remove(&sequence);
+                vec![]
+            }
             Action::Welcome { .. } | Action::Tell(_) => vec![],
         }
     }
@@ -372,7 +384,10 @@ impl Mesh {
         std::mem::swap(&mut self.leader, &mut self.standby);
         self.standby.handle(Event::LeadershipLost, self.now, &mut Actions::new());
         self.unanswered.clear();
-        self.tell(Event::LeadershipTaken(epoch))
+        let mut said = self.tell(Event::LeadershipTaken(epoch));
+        let histories = self.histories.clone().into_iter().collect();
+        said.extend(self.tell(Event::HistoriesKnown(histories)));
+        said
     }
 
     /// Everything in the stream is delivered again.
@@ -470,6 +485,7 @@ pub(crate) fn orders(actions: &[Action]) -> Vec<String> {
         Action::Release { sequence, .. } => Some(format!("release {sequence}")),
         Action::LookBack(kind) => Some(format!("look back for {kind}")),
         Action::Probe(_) | Action::Welcome { .. } | Action::Tell(_) => None,
+        Action::Remember { .. } | Action::ForgetHistory(_) => None,
     };
     actions.iter().filter_map(order).collect()
 }

@@ -68,6 +68,11 @@ impl TaskSpec {
         self
     }
 
+    pub(crate) fn timeout(mut self, limit: Duration) -> Self {
+        self.options.timeout = Some(limit);
+        self
+    }
+
     /// So long after its delivery.
     pub(crate) fn deadline(mut self, after: Duration) -> Self {
         self.deadline = Some(after);
@@ -76,6 +81,7 @@ impl TaskSpec {
 
     pub(crate) fn delivery(self, sequence: Sequence, now: Timestamp) -> Delivery {
         Delivery {
+            cancelled: false,
             sequence,
             id: self.id.unwrap_or_else(|| TaskId::from_sequence(sequence.0)),
             kind: self.kind,
