@@ -237,7 +237,7 @@ async fn next_resignation(given_back: &mut Option<Subscriber>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The lease, as its holder has it.

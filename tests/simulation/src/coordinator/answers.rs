@@ -34,9 +34,7 @@ impl Node {
                 }
             }
             Token::Remember(sequence, attempts) if matches!(answer, Answer::Stored(_)) => {
-                if self.unremembered.get(&sequence).is_some_and(|(_, history)| history.attempts == attempts) {
-                    self.unremembered.remove(&sequence);
-                }
+                self.unremembered.retain(|other, (_, history)| *other != sequence || history.attempts != attempts);
             }
             Token::Record(sequence) => self.on_recorded(sequence, &answer, ctx),
             Token::Bury(sequence) if self.stage_of(sequence) == Some(Stage::Burying) => {
