@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use crate::config::{self, Config, DEFAULT_TIMEOUT, File};
 use crate::connection::{Connection, Error, Left, Wish};
 use crate::executor::in_process::Closure;
-use crate::executor::{Executor, Handler, Run, Task, command, http};
+use crate::executor::strays::Strays;
+use crate::executor::{Executor, Handler, Owner, Run, Task, command, http};
 use crate::session::{Session, Setup};
 use crate::usage;
 
@@ -24,6 +25,7 @@ pub struct Agent {
     settings: Settings,
     setup: Setup,
     handlers: FxHashMap<Kind, Arc<Handler>>,
+    strays: Arc<Strays>,
     wishes: (mpsc::UnboundedSender<Wish>, mpsc::UnboundedReceiver<Wish>),
 }
 
@@ -37,6 +39,7 @@ pub struct Builder {
     id: Option<AgentId>,
     config: Config,
     closures: Vec<(String, Handler)>,
+    is_alone: bool,
 }
 
 /// Why there is no agent.
@@ -61,12 +64,19 @@ pub enum BuildError {
 impl Agent {
     /// An agent that connects with these settings and has the handlers of the configuration.
     pub fn builder(settings: Settings, config: Config) -> Builder {
-        Builder { settings, id: None, config, closures: Vec::new() }
+        Builder { settings, id: None, config, closures: Vec::new(), is_alone: false }
     }
 
     /// Its id.
     pub fn id(&self) -> &AgentId {
         &self.setup.agent
+    }
+
+    /// The owner of the processes that its commands start, for a [`watchdog`](crate::watchdog); `None` if it has no
+    /// commands.
+    pub fn owner(&self) -> Option<Owner> {
+        let has_commands = self.handlers.values().any(|handler| matches!(handler.run, Run::Command(_)));
+        has_commands.then(|| self.strays.owner())
     }
 
     /// Tells it to leave, from elsewhere.
@@ -76,15 +86,18 @@ impl Agent {
 
     /// Runs tasks until it is drained. Dropping this ends every attempt by force.
     pub async fn run(self) -> Result<Left, Error> {
-        let Self { settings, setup, handlers, wishes: (_keep_open, wishes) } = self;
+        let Self { settings, setup, handlers, strays, wishes: (_keep_open, wishes) } = self;
         let agent = setup.agent.clone();
         tracing::info!(
             %agent, incarnation = %setup.incarnation, slots = setup.slots, queue = setup.queue,
             kinds = %setup.kinds.iter().map(Kind::as_str).collect::<Vec<_>>().join(","),
             "agent starts"
         );
-        let executor = |output_limit| Executor::new(agent, handlers, output_limit);
-        Connection::run(settings, Session::new(setup), executor, wishes).await
+        let of_attempts = strays.clone();
+        let executor = |output_limit| Executor::new(agent, handlers, output_limit, of_attempts);
+        let left = Connection::run(settings, Session::new(setup), executor, wishes).await;
+        strays.end_all().await;
+        left
     }
 }
 
@@ -106,6 +119,16 @@ impl Builder {
     #[must_use]
     pub fn id(mut self, id: AgentId) -> Self {
         self.id = Some(id);
+        self
+    }
+
+    /// Says that this process is there for the agent alone, and starts no children but the agent's commands.
+    ///
+    /// Then the process adopts what its commands leave behind (`PR_SET_CHILD_SUBREAPER`), and an attempt has not ended
+    /// before nothing is left of it. Otherwise what leaves its command's process group is killed a moment later.
+    #[must_use]
+    pub fn alone_in_process(mut self) -> Self {
+        self.is_alone = true;
         self
     }
 
@@ -140,7 +163,7 @@ impl Builder {
 
     /// Puts it together.
     pub fn build(self) -> Result<Agent, BuildError> {
-        let Self { settings, id, config, closures } = self;
+        let Self { settings, id, config, closures, is_alone } = self;
         // NATS and HTTP each bring a cryptography of their own; without a choice neither dares to begin.
         let _ = async_nats::rustls::crypto::ring::default_provider().install_default();
         let mut handlers = Vec::new();
@@ -170,7 +193,8 @@ impl Builder {
             kinds,
             capacity: config.capacity,
         };
-        Ok(Agent { settings, setup, handlers: by_kind, wishes: mpsc::unbounded_channel() })
+        let strays = if is_alone { Strays::of_a_process() } else { Strays::of_a_guest() };
+        Ok(Agent { settings, setup, handlers: by_kind, strays, wishes: mpsc::unbounded_channel() })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command line of `agent-worker`, which another program can embed as a subcommand.
 
+use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,6 +17,8 @@ use tracing_subscriber::EnvFilter;
 use crate::agent::{Agent, Stopper};
 use crate::config::{self, File};
 use crate::connection::Left;
+use crate::executor::Owner;
+use crate::watchdog;
 
 /// Exit code for a configuration that cannot be used.
 const BAD_CONFIG: u8 = 2;
@@ -47,6 +50,23 @@ pub struct Args {
     /// Leave when the process that started this one is gone. Its id makes sure of one that is gone already.
     #[arg(long, hide = true, value_name = "PID", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
     pub exit_with_parent: Option<i32>,
+    /// What comes before these arguments on the command line of a program that embeds them as a subcommand.
+    #[arg(skip)]
+    pub subcommand: Vec<OsString>,
+    /// What the program does instead of being an agent.
+    #[command(subcommand)]
+    pub role: Option<Role>,
+}
+
+/// What an agent starts its own program for.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Role {
+    /// Kills what an agent's commands have started, when the agent is gone.
+    #[command(hide = true, name = watchdog::SUBCOMMAND)]
+    Watchdog {
+        /// Whose processes.
+        owner: Owner,
+    },
 }
 
 /// How a log is written.
@@ -66,6 +86,9 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 
 /// Runs the agent until it has left.
 pub async fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(Role::Watchdog { owner }) = args.role {
+        return watchdog::run(owner).context("failed to watch the agent");
+    }
     let parent = args.exit_with_parent.map(watch_parent).transpose()?;
     let (file, path) = read_config(&args)?;
     if args.print_config {
@@ -79,7 +102,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(id) = args.id {
         builder = builder.id(id);
     }
-    let agent = builder.build()?;
+    let agent = builder.alone_in_process().build()?;
+    if let Some(owner) = agent.owner() {
+        tokio::spawn(watchdog::keep(owner, args.subcommand));
+    }
     leave_on_signals(agent.stopper(), parent)?;
     // The session shares the runtime's threads with the connection it talks to; this task would not.
     match tokio::spawn(agent.run()).await.context("the agent panicked")?? {

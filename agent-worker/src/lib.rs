@@ -28,6 +28,7 @@ pub mod connection;
 pub mod executor;
 pub mod session;
 mod usage;
+pub mod watchdog;
 pub mod wire;
 
 pub use agent::{Agent, Stopper};

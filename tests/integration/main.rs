@@ -13,6 +13,7 @@ mod interfaces;
 mod isolation;
 mod limits;
 mod losses;
+mod orphans;
 mod placement;
 mod takeover;
 mod wire;

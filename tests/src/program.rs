@@ -72,10 +72,33 @@ async fn finish(mut command: Command, args: &[&str]) -> Output {
 /// Ids of the processes that run for a task: commands see its id in their environment, and so do their children.
 pub fn processes_of(task: &shared::TaskId) -> Vec<String> {
     let wanted = format!("HIVE_TASK={task}");
-    let directories = std::fs::read_dir("/proc").expect("this is Linux").flatten();
-    let runs_for_it = |path: PathBuf| {
+    processes(|path| {
         let environment = std::fs::read(path.join("environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
-    };
-    directories.filter(|dir| runs_for_it(dir.path())).map(|dir| dir.file_name().to_string_lossy().into()).collect()
+    })
+}
+
+/// Ids of the processes that have this among their arguments, or within one.
+pub fn processes_called(text: &str) -> Vec<String> {
+    processes(|path| {
+        let arguments = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        arguments.windows(text.len()).any(|part| part == text.as_bytes())
+    })
+}
+
+/// Ids of the children of a process, whether they run or wait to be taken note of.
+pub fn children_of(pid: u32) -> Vec<String> {
+    processes(|path| {
+        let stat = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
+        // State and parent come after the name, which stands in parentheses.
+        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        parent == Some(pid)
+    })
+}
+
+fn processes(are_wanted: impl Fn(&Path) -> bool) -> Vec<String> {
+    let directories = std::fs::read_dir("/proc").expect("this is Linux").flatten();
+    let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    let named = directories.map(|dir| (dir.file_name().to_string_lossy().into_owned(), dir.path()));
+    named.filter(|(name, path)| is_process(name) && are_wanted(path)).map(|(name, _)| name).collect()
 }

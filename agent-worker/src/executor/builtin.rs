@@ -71,7 +71,7 @@ mod tests {
 
     #[tokio::test]
     async fn echo_returns_the_body_at_once() {
-        let started = Attempt::of(Run::Builtin(Builtin::Echo), "hello").start();
+        let mut started = Attempt::of(Run::Builtin(Builtin::Echo), "hello").start();
 
         assert!(started.ended_at_once());
         let ended = started.end().await;

@@ -5,6 +5,8 @@ pub mod builtin;
 pub mod command;
 pub mod http;
 pub mod in_process;
+mod mark;
+pub mod strays;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -20,8 +22,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::session::{Ended, Key, Order};
+use strays::Strays;
 
 pub use in_process::Task;
+pub use mark::{BadOwner, Owner};
 
 /// How long a handler that is told to stop may take before it is ended by force.
 pub const GRACE: Duration = Duration::from_secs(2);
@@ -72,6 +76,8 @@ pub struct Assignment {
     pub output_limit: usize,
     /// Whether it shall stop.
     pub stop: Stop,
+    /// The processes of this and all other attempts.
+    pub strays: Arc<Strays>,
 }
 
 /// Tells a handler that it shall stop.
@@ -116,6 +122,8 @@ pub struct Executor {
     handlers: FxHashMap<Kind, Arc<Handler>>,
     output_limit: usize,
     running: FxHashMap<Key, Running>,
+    strays: Arc<Strays>,
+    watch: AbortHandle,
     ended: mpsc::UnboundedSender<(Key, Ended)>,
 }
 
@@ -126,9 +134,11 @@ impl Executor {
         agent: AgentId,
         handlers: FxHashMap<Kind, Arc<Handler>>,
         output_limit: usize,
+        strays: Arc<Strays>,
     ) -> (Self, mpsc::UnboundedReceiver<(Key, Ended)>) {
         let (ended, receiver) = mpsc::unbounded_channel();
-        (Self { agent, handlers, output_limit, running: FxHashMap::default(), ended }, receiver)
+        let watch = tokio::spawn(strays.clone().watch()).abort_handle();
+        (Self { agent, handlers, output_limit, running: FxHashMap::default(), strays, watch, ended }, receiver)
     }
 
     /// Starts an attempt. One that takes no time has ended when this returns, and its end is the answer.
@@ -150,6 +160,7 @@ impl Executor {
             work,
             output_limit: self.output_limit,
             stop: Stop(stopped),
+            strays: self.strays.clone(),
         };
         let (handler, ended) = (handler.clone(), self.ended.clone());
         let task = tokio::spawn(async move {
@@ -179,6 +190,8 @@ impl Executor {
 impl Drop for Executor {
     fn drop(&mut self) {
         self.running.values().for_each(|running| running.abort.abort());
+        self.watch.abort();
+        self.strays.end_all_behind();
     }
 }
 
@@ -313,6 +326,7 @@ pub(crate) mod tests {
         pub(crate) handler: Run,
         pub(crate) work: Work,
         pub(crate) timeout: Duration,
+        pub(crate) strays: Arc<Strays>,
     }
 
     /// An attempt that runs.
@@ -320,13 +334,14 @@ pub(crate) mod tests {
         executor: Executor,
         ended: mpsc::UnboundedReceiver<(Key, Ended)>,
         key: Key,
+        order: Arc<Order>,
         at_once: Option<Ended>,
     }
 
     impl Attempt {
         pub(crate) fn of(handler: Run, body: impl Into<Bytes>) -> Self {
             let work = Work { headers: HeaderMap::new(), body: body.into() };
-            Self { handler, work, timeout: Duration::from_secs(20) }
+            Self { handler, work, timeout: Duration::from_secs(20), strays: Strays::of_a_guest() }
         }
 
         pub(crate) fn start(self) -> Started {
@@ -340,11 +355,12 @@ pub(crate) mod tests {
                 timeout: Some(self.timeout),
             };
             let handler = Handler { timeout: Duration::from_secs(20), run: self.handler };
+            let order = Arc::new(order);
             let handlers = [(order.kind.clone(), Arc::new(handler))].into_iter().collect();
-            let (mut executor, ended) = Executor::new("ada".parse().unwrap(), handlers, OUTPUT_LIMIT);
+            let (mut executor, ended) = Executor::new("ada".parse().unwrap(), handlers, OUTPUT_LIMIT, self.strays);
             let key = Key::default();
-            let at_once = executor.start(key, Arc::new(order), self.work);
-            Started { executor, ended, key, at_once }
+            let at_once = executor.start(key, order.clone(), self.work);
+            Started { executor, ended, key, order, at_once }
         }
     }
 
@@ -353,11 +369,17 @@ pub(crate) mod tests {
             self.executor.stop(self.key);
         }
 
+        /// Starts the same once more, without a body, after its end.
+        pub(crate) fn start_again(&mut self) {
+            self.executor.forget(self.key);
+            self.at_once = self.executor.start(self.key, self.order.clone(), Work::default());
+        }
+
         pub(crate) fn ended_at_once(&self) -> bool {
             self.at_once.is_some()
         }
 
-        pub(crate) async fn end(mut self) -> Ended {
+        pub(crate) async fn end(&mut self) -> Ended {
             match self.at_once.take() {
                 Some(ended) => ended,
                 None => self.ended.recv().await.unwrap().1,

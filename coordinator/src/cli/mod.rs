@@ -102,7 +102,8 @@ async fn run(command: Command, connection: &Settings) -> anyhow::Result<ExitCode
 }
 
 /// Runs an agent in this program; it exits as `agent-worker` would.
-async fn agent(args: agent_worker::cli::Args) -> anyhow::Result<ExitCode> {
+async fn agent(mut args: agent_worker::cli::Args) -> anyhow::Result<ExitCode> {
+    args.subcommand = vec!["agent".into()];
     match agent_worker::cli::run(args).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
