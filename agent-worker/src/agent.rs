@@ -164,8 +164,7 @@ impl Builder {
     /// Puts it together.
     pub fn build(self) -> Result<Agent, BuildError> {
         let Self { settings, id, config, closures, is_alone } = self;
-        // NATS and HTTP each bring a cryptography of their own; without a choice neither dares to begin.
-        let _ = async_nats::rustls::crypto::ring::default_provider().install_default();
+        shared::connect::choose_cryptography();
         let mut handlers = Vec::new();
         for handler in config.handlers {
             let run = configured(&handler.kind, handler.run)?;

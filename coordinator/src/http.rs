@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -86,6 +87,19 @@ fn bad_request(error: impl std::fmt::Display) -> Problem {
     Problem { status: StatusCode::BAD_REQUEST, detail: error.to_string() }
 }
 
+/// The query of a request; one that cannot be read is told as problem details, like everything else.
+struct Asked<T>(T);
+
+impl<T: serde::de::DeserializeOwned, S: Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Query(asked) =
+            Query::from_request_parts(parts, state).await.map_err(|error| bad_request(error.body_text()))?;
+        Ok(Self(asked))
+    }
+}
+
 async fn readyz(State(server): State<Server>) -> Result<String, Problem> {
     let connected = server.client.nats().connection_state() == async_nats::connection::State::Connected;
     if !connected {
@@ -123,7 +137,7 @@ struct Submission {
 async fn submit(
     State(server): State<Server>,
     Path(kind): Path<String>,
-    Query(submission): Query<Submission>,
+    Asked(submission): Asked<Submission>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
@@ -176,7 +190,7 @@ struct Waiting {
 async fn task(
     State(server): State<Server>,
     Path(id): Path<String>,
-    Query(waiting): Query<Waiting>,
+    Asked(waiting): Asked<Waiting>,
 ) -> Result<Response, Problem> {
     let id = TaskId::new(id).map_err(bad_request)?;
     if waiting.wait.is_some() || waiting.result == Some(true) {
@@ -196,7 +210,7 @@ impl Server {
 
 async fn dead_letters(
     State(server): State<Server>,
-    Query(filter): Query<DeadFilter>,
+    Asked(filter): Asked<DeadFilter>,
 ) -> Result<axum::Json<DeadPage>, Problem> {
     Ok(axum::Json(server.dead().list(&filter).await?))
 }

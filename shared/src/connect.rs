@@ -127,6 +127,12 @@ pub struct Counters {
     pub slow_consumers: AtomicU64,
 }
 
+/// Several crates bring a cryptography each; without a choice, TLS dares to begin with none.
+pub fn choose_cryptography() {
+    // Somebody may have chosen before.
+    let _ = async_nats::rustls::crypto::ring::default_provider().install_default();
+}
+
 impl Settings {
     /// Connects under a name that the broker's monitoring shows. A server that does not answer is asked again,
     /// ever more slowly, and the wait is logged.
@@ -174,6 +180,7 @@ impl Settings {
     }
 
     async fn options(&self, name: &str, counters: &Arc<Counters>) -> Result<ConnectOptions, ConnectError> {
+        choose_cryptography();
         let mut options = ConnectOptions::new()
             .name(name)
             .ping_interval(Duration::from_secs(5))
@@ -183,7 +190,7 @@ impl Settings {
             .client_capacity(1 << 14)
             .reconnect_delay_callback(|attempts| {
                 let exponential = Duration::from_millis(10 << attempts.min(8));
-                jittered(exponential.min(Duration::from_secs(2)))
+                jittered(exponential.min(Duration::from_secs(1)))
             })
             .event_callback({
                 let (name, counters) = (name.to_owned(), counters.clone());

@@ -39,6 +39,18 @@ async fn a_kind_with_a_dot_is_refused_at_every_door() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_cannot_be_read_is_answered_with_problem_details() {
+    let mesh = Mesh::start().await;
+
+    let answer = reqwest::get(format!("{}/v1/dead?limt=5", mesh.http())).await.unwrap();
+
+    assert_eq!(answer.status(), 400);
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    let problem = answer.text().await.unwrap();
+    assert!(problem.contains("unknown field `limt`"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bad_header_value_makes_a_dead_task_that_says_which() {
     let mesh = Mesh::start().await;
     let bad = [
