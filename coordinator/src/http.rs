@@ -90,7 +90,7 @@ fn bad_request(error: impl std::fmt::Display) -> Problem {
 /// The query of a request; one that cannot be read is told as problem details, like everything else.
 struct Asked<T>(T);
 
-impl<T: serde::de::DeserializeOwned, S: Sync> FromRequestParts<S> for Asked<T> {
+impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
