@@ -78,7 +78,7 @@ impl Scheduler {
             self.tasks.hold_duplicate(id, sequence);
             return;
         }
-        let cancelled = delivery.cancelled;
+        let cancelled = self.cancelled.remove(&sequence) || delivery.cancelled;
         let mut task = self.new_task(delivery);
         let expired = task.is_expired(now);
         if let Some(history) = self.history_of(sequence, &task.id) {
@@ -134,7 +134,8 @@ impl Scheduler {
 
     /// The message came of a task that an agent runs already.
     fn complete_adopted(&mut self, delivery: Delivery, actions: &mut Actions) {
-        let (sequence, cancelled) = (delivery.sequence, delivery.cancelled);
+        let sequence = delivery.sequence;
+        let cancelled = self.cancelled.remove(&sequence) || delivery.cancelled;
         let Some(attempt) = self.vacate(sequence) else { return };
         let adopted = self.tasks.remove(sequence);
         let mut task = self.new_task(delivery);
@@ -410,6 +411,9 @@ impl Scheduler {
     /// starts it anew, unless it is settled.
     pub(crate) fn forget_undelivered(&mut self, sequence: Sequence, actions: &mut Actions) {
         let Some(task) = self.tasks.remove(sequence) else { return };
+        if task.cancel_wanted {
+            self.cancelled.insert(sequence);
+        }
         self.release_duplicates(&task.id, actions);
     }
 

@@ -64,6 +64,8 @@ pub struct Scheduler {
     pub(crate) with_room: BTreeSet<AgentKey>,
     /// What no agent could ever run that is there, and how many tasks that ask for it were sent back.
     pub(crate) hopeless: FxHashMap<Demand, u64>,
+    /// Tasks whose end is wanted and whose message has not come yet.
+    pub(crate) cancelled: FxHashSet<Sequence>,
     /// What leaders before have kept of tasks that have not come yet.
     pub(crate) histories: FxHashMap<Sequence, History>,
     turns: u64,
@@ -137,6 +139,7 @@ impl Scheduler {
             served_version: 0,
             with_room: BTreeSet::new(),
             hopeless: FxHashMap::default(),
+            cancelled: FxHashSet::default(),
             histories: FxHashMap::default(),
             turns: 0,
             candidates: Candidates::default(),
@@ -269,6 +272,7 @@ impl Scheduler {
         self.with_room.clear();
         self.hopeless.clear();
         self.histories.clear();
+        self.cancelled.clear();
         for entry in self.kinds.iter_mut() {
             entry.waiting = [0; 4];
             entry.running = 0;

@@ -343,3 +343,14 @@ fn of_two_messages_with_one_id_only_one_attempt_goes_on() {
     assert!(said.iter().all(|order| !order.starts_with("cancel")), "{said:?}");
     assert_eq!(mesh.given_to("ada").len(), 1);
 }
+
+#[test]
+fn a_cancellation_outlives_the_attempt_that_was_adopted() {
+    let mut mesh = Mesh::with_agents(["ada", "bob"]);
+    mesh.deliver("resize");
+    mesh.take_over();
+    assert_eq!(mesh.cancel(1), ["cancel 1#1 on ada"]);
+    mesh.silence("ada", LONGER_THAN_ANY_VERDICT + ms(2000));
+
+    assert_eq!(mesh.redeliver(), ["record 1 cancelled"]);
+}
