@@ -26,7 +26,7 @@ pub enum AgentState {
     Starting,
     /// It beats, and gets work.
     Healthy,
-    /// It beats, but its host is so busy that it gets no new work.
+    /// It beats, but was lost and came back again and again, so it gets no work for a while.
     Degraded,
     /// It is silent and being probed; it keeps its work and gets none.
     Unhealthy,
