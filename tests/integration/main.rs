@@ -15,5 +15,6 @@ mod limits;
 mod losses;
 mod orphans;
 mod placement;
+mod power_cut;
 mod takeover;
 mod wire;

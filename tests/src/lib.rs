@@ -15,10 +15,12 @@
 //! ```
 //!
 //! [`Mesh`] is the mesh, [`state`] what a test can wait for, [`FakeAgent`] an agent of another make,
-//! [`python`] a client of another make. Support code panics where a test could only unwrap.
+//! [`python`] a client of another make, [`disk`] a disk whose power can be cut and [`power`] what comes of that. Support code panics where a test could only unwrap.
 
+pub mod disk;
 pub mod fake;
 pub mod mesh;
+pub mod power;
 pub mod program;
 pub mod python;
 pub mod state;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use agent_worker::{Agent, Stopper};
 use async_nats::jetstream::{self, consumer};
 use bytes::Bytes;
-use coordinator::local::{AgentSpec, Launcher, LocalMesh, Options, Process, obtain};
+use coordinator::local::{AgentSpec, Broker, Launcher, LocalMesh, Options, Process, obtain};
 use futures_util::{StreamExt as _, stream};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -19,6 +19,7 @@ use shared::{AgentId, Client, TaskId};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
+use crate::disk::Disk;
 use crate::state::State;
 use crate::{BUILTINS, program};
 
@@ -56,6 +57,8 @@ pub struct Builder {
     coordinators: usize,
     config: Option<String>,
     broker: String,
+    disk: Option<Disk>,
+    sync_always: bool,
 }
 
 impl Builder {
@@ -91,6 +94,13 @@ impl Builder {
         self
     }
 
+    /// The broker's streams on a disk of their own, and whether each message is synced before it is confirmed.
+    pub fn on_disk(mut self, disk: &Disk, sync_always: bool) -> Self {
+        self.disk = Some(disk.clone());
+        self.sync_always = sync_always;
+        self
+    }
+
     /// Starts the mesh and waits until it does its work.
     pub async fn start(self) -> Mesh {
         let dir = tempfile::Builder::new().prefix("hivemesh-test-").tempdir();
@@ -101,6 +111,13 @@ impl Builder {
         options.coordinators = self.coordinators;
         options.coordinator_config = self.config;
         options.broker.extra_config = self.broker;
+        options.broker.sync_always = self.sync_always;
+        if let Some(disk) = self.disk {
+            let wrapper = dir.path().join("nats-server-on-disk");
+            let mounted = disk.mount_for(&options.broker.binary, &options.broker.store_dir(), &wrapper);
+            mounted.expect("the temp directory is writable");
+            options.broker.binary = wrapper;
+        }
         let local = LocalMesh::start(options).await;
         let local = local.unwrap_or_else(|error| panic!("the mesh did not start: {}", coordinator::chain(&error)));
         if let Err(error) = local.until_ready(PATIENCE).await {
@@ -145,7 +162,14 @@ impl Mesh {
 
     /// A mesh of one coordinator and no agents, to be added to.
     pub fn builder() -> Builder {
-        Builder { agents: Vec::new(), coordinators: 1, config: None, broker: String::new() }
+        Builder {
+            agents: Vec::new(),
+            coordinators: 1,
+            config: None,
+            broker: String::new(),
+            disk: None,
+            sync_always: false,
+        }
     }
 
     /// A client of the mesh, connected.
@@ -161,6 +185,11 @@ impl Mesh {
     /// The processes, for what has no name here.
     pub fn local(&mut self) -> &mut LocalMesh {
         &mut self.local
+    }
+
+    /// The broker.
+    pub fn broker(&self) -> &Broker {
+        self.local.broker()
     }
 
     /// A directory of its own, for whatever a test writes.

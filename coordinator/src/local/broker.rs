@@ -79,10 +79,15 @@ impl Options {
              {}\n",
             uuid::Uuid::new_v4().simple(),
             quoted(&self.ports_dir()),
-            quoted(&self.data_dir.join("store")),
+            quoted(&self.store_dir()),
             self.extra_config,
         );
         text
+    }
+
+    /// Where its streams are.
+    pub fn store_dir(&self) -> PathBuf {
+        self.data_dir.join("store")
     }
 
     fn ports_dir(&self) -> PathBuf {
@@ -175,6 +180,11 @@ impl Broker {
     /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where its streams are.
+    pub fn store_dir(&self) -> PathBuf {
+        self.options.store_dir()
     }
 
     /// Its process.
