@@ -58,6 +58,30 @@ pub struct Context {
 }
 
 impl Context {
+    /// What everybody needs, one second after the beginning of time.
+    pub fn new(options: Options, links: Vec<Link>) -> Self {
+        Self {
+            now: 1_000_000,
+            queue: Queue::default(),
+            rng: Rng::with_seed(options.seed),
+            options: Rc::new(options),
+            links,
+            oracle: Oracle::default(),
+            marks: Marks::default(),
+            calm: false,
+            kinds: Vec::new(),
+            agents: Vec::new(),
+            log: None,
+            verbose: false,
+            instances: 0,
+            ended: Vec::new(),
+            last_fault: 0,
+            serving: Vec::new(),
+            offers: Vec::new(),
+            lost_agents: Vec::new(),
+        }
+    }
+
     /// Whether this bug was put in on purpose.
     pub fn planted(&self, plant: Plant) -> bool {
         self.options.plant == Some(plant)

@@ -64,11 +64,13 @@ pub enum Plant {
     HistoriesForgotten,
     /// Who keeps the lanes does not know the epochs of others: an old leader's come back and block the new one's.
     KeeperKnowsNoEpochs,
+    /// A message that is held is acknowledged where it was delivered last, be it a lane that its kind was moved from.
+    AckedAtFormerLane,
 }
 
 impl Plant {
     /// Those that take hundreds or thousands of seeds: left to the soak.
-    pub const HARD: [Plant; 3] = [Plant::OutputOfLastDone, Plant::ReportedNotFetched, Plant::OtherRecordNotLookedAt];
+    pub const HARD: [Plant; 3] = [Plant::OutputOfLastDone, Plant::ReportedNotFetched, Plant::AckedAtFormerLane];
 
     /// Every one.
     pub const ALL: [Plant; 29] = [
@@ -98,6 +100,7 @@ impl Plant {
         Plant::WrongOutcome,
         Plant::HistoriesForgotten,
         Plant::KeeperKnowsNoEpochs,
+        Plant::AckedAtFormerLane,
         Plant::OutputOfLastDone,
         Plant::ReportedNotFetched,
         Plant::OtherRecordNotLookedAt,

@@ -1,9 +1,7 @@
 //! The world: everything that is simulated, and the one loop that lets time pass.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 
-use fastrand::Rng;
 use shared::{AgentId, Kind};
 
 use crate::agent::{Agent, Offer};
@@ -12,12 +10,11 @@ use crate::client::Client;
 use crate::clock::{ms, secs};
 use crate::context::Context;
 use crate::coordinator::Coordinator;
-use crate::event::{Event, LinkId, Micros, Owner, Queue};
+use crate::event::{Event, LinkId, Micros, Owner};
 use crate::marks::Marks;
 use crate::message::Down;
 use crate::net::Link;
 use crate::options::Options;
-use crate::oracle::Oracle;
 
 /// How long everything may take to come to rest once the faults have ended.
 const PATIENCE: Micros = secs(420);
@@ -99,26 +96,9 @@ impl World {
         let places = Places { coordinators: options.coordinators, agents: options.agents };
         let kinds = (0..options.kinds).map(|i| Kind::new(format!("k{i}")).expect("a good name")).collect();
         let agents = (0..options.agents).map(|i| AgentId::new(format!("a{i}")).expect("a good name")).collect();
-        let mut ctx = Context {
-            now: 1_000_000,
-            queue: Queue::default(),
-            rng: Rng::with_seed(options.seed),
-            options: Rc::new(options),
-            links: make_links(places),
-            oracle: Oracle::default(),
-            marks: Marks::default(),
-            calm: false,
-            kinds,
-            agents,
-            log: log.then(VecDeque::new),
-            verbose,
-            instances: 0,
-            ended: Vec::new(),
-            last_fault: 0,
-            serving: Vec::new(),
-            offers: Vec::new(),
-            lost_agents: Vec::new(),
-        };
+        let mut ctx = Context::new(options, make_links(places));
+        (ctx.kinds, ctx.agents) = (kinds, agents);
+        (ctx.log, ctx.verbose) = (log.then(VecDeque::new), verbose);
         let broker = Broker::new(places, &mut ctx);
         let agents: Vec<Agent> =
             (0..places.agents).map(|place| Agent::new(place, draw_offer(place, &mut ctx))).collect();

@@ -17,14 +17,38 @@ use crate::marks::Mark;
 use crate::message::{Answer, Ask, Down, Instance, Letter, Record, Reply, Stored, Submission, Up};
 use crate::plant::Plant;
 use crate::world::Places;
+pub use lanes::Counts;
 use lanes::Lane;
 
-/// How often the broker looks at its timers.
-const TICK: Micros = ms(200);
-/// How long a published id is remembered.
-const WINDOW: Micros = secs(120);
-/// How long the lease lasts without being renewed.
-const LEASE: Micros = secs(15);
+/// How long the broker takes to do things by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How often it looks at its timers.
+    pub tick: Micros,
+    /// How long a published id is remembered.
+    pub window: Micros,
+    /// How long a delivered message may stay unacknowledged.
+    pub ack_wait: Micros,
+    /// How long a pull waits.
+    pub pull_expires: Micros,
+    /// How long the lease lasts without being renewed.
+    pub lease: Micros,
+    /// How long it can be seen that it has expired.
+    pub marker: Micros,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            tick: ms(200),
+            window: secs(120),
+            ack_wait: secs(30),
+            pull_expires: secs(30),
+            lease: secs(15),
+            marker: secs(1),
+        }
+    }
+}
 
 /// The lease.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +65,7 @@ pub struct Broker {
     pub up: bool,
     /// Until when the streams answer nothing.
     pub silent_until: Micros,
+    timing: Timing,
     places: Places,
     tasks: BTreeMap<Sequence, Rc<Stored>>,
     last_sequence: u64,
@@ -56,10 +81,16 @@ pub struct Broker {
 impl Broker {
     /// A broker with empty streams.
     pub fn new(places: Places, ctx: &mut Context) -> Self {
-        ctx.queue.push(TICK, Event::BrokerTick);
+        Self::with_timing(Timing::default(), places, ctx)
+    }
+
+    /// The same, faster or slower.
+    pub fn with_timing(timing: Timing, places: Places, ctx: &mut Context) -> Self {
+        ctx.queue.push(timing.tick, Event::BrokerTick);
         Self {
             up: true,
             silent_until: 0,
+            timing,
             places,
             tasks: BTreeMap::new(),
             last_sequence: 0,
@@ -71,6 +102,23 @@ impl Broker {
             lease: None,
             revisions: 0,
         }
+    }
+
+    /// The sequence of the last task there has been.
+    pub fn last_sequence(&self) -> u64 {
+        self.last_sequence
+    }
+
+    /// When something will happen by itself.
+    pub fn timers(&self) -> Vec<Micros> {
+        let lanes = self.lanes.values().flat_map(Lane::timers);
+        let remembered = self.recent.values().map(|(_, at)| at + self.timing.window);
+        lanes.chain(remembered).chain(self.lease_expires()).collect()
+    }
+
+    /// When the lease, or what is left of it, expires.
+    pub fn lease_expires(&self) -> Option<Micros> {
+        self.lease.map(|lease| lease.expires).filter(|at| *at < Micros::MAX)
     }
 
     /// What is in the task stream.
@@ -98,11 +146,16 @@ impl Broker {
         self.lease.and_then(|lease| lease.holder)
     }
 
+    /// At which revision the lease can be written.
+    pub fn lease_revision(&self) -> u64 {
+        self.lease.map_or(0, |lease| lease.revision)
+    }
+
     /// It is killed: all connections break, pulls are forgotten.
     pub fn stop(&mut self, ctx: &mut Context) {
         self.up = false;
         for lane in self.lanes.values_mut() {
-            lane.interrupt(ctx);
+            lane.interrupt(self.timing.ack_wait, ctx);
         }
         for id in 0..ctx.links.len() {
             ctx.break_link(LinkId(id));
@@ -218,11 +271,11 @@ impl Broker {
             }
             Ask::Ack(lane, sequence) => return self.ack(lane, sequence, ctx),
             Ask::Nak(lane, sequence, delay) => {
-                self.redeliver_at(lane, sequence, ctx.now + delay);
+                self.nak(lane, sequence, delay, ctx.now);
                 return None;
             }
             Ask::Extend(lane, sequence) => {
-                self.redeliver_at(lane, sequence, ctx.now + lanes::ACK_WAIT);
+                self.extend(lane, sequence, ctx.now + self.timing.ack_wait);
                 return None;
             }
             Ask::Remove(sequence) => {
@@ -258,20 +311,18 @@ impl Broker {
     }
 
     fn store(&mut self, submission: Rc<Submission>, ctx: &mut Context) -> Answer {
-        if submission.expects_none
-            && self.tasks.values().any(|stored| {
-                let other = &stored.submission;
-                other.id_in_subject == submission.id_in_subject
-                    && (other.kind, other.priority) == (submission.kind, submission.priority)
-            })
-        {
+        // What is expected is checked first, so that a repetition of both is refused and not recognised.
+        if submission.expects_none && self.has_subject_of(&submission) {
             return Answer::Already;
         }
+        let remembered = submission.message_id.as_ref().and_then(|id| self.recent.get(id));
+        if let Some((sequence, at)) = remembered
+            && ctx.now - at < self.timing.window
+        {
+            return Answer::Stored(*sequence);
+        }
         if let Some(id) = &submission.message_id {
-            match self.recent.get(id) {
-                Some((sequence, at)) if ctx.now - at < WINDOW => return Answer::Stored(*sequence),
-                _ => drop(self.recent.insert(id.clone(), (self.last_sequence + 1, ctx.now))),
-            }
+            self.recent.insert(id.clone(), (self.last_sequence + 1, ctx.now));
         }
         self.last_sequence += 1;
         let sequence = Sequence(self.last_sequence);
@@ -279,9 +330,18 @@ impl Broker {
         let id = id.unwrap_or_else(|| TaskId::from_sequence(sequence.0));
         let task = ctx.oracle.accepted(&submission, &id, sequence, ctx.now);
         let stored = Rc::new(Stored { sequence, submission, task, id, at: ctx.now });
+        self.lanes.values_mut().for_each(|lane| lane.hear_of(&stored));
         self.tasks.insert(sequence, stored);
         self.pump(ctx);
         Answer::Stored(sequence.0)
+    }
+
+    fn has_subject_of(&self, submission: &Submission) -> bool {
+        self.tasks.values().any(|stored| {
+            let other = &stored.submission;
+            other.id_in_subject == submission.id_in_subject
+                && (other.kind, other.priority) == (submission.kind, submission.priority)
+        })
     }
 
     fn record(&mut self, record: Rc<Record>, expects_none: bool, ctx: &mut Context) -> Answer {
@@ -297,7 +357,7 @@ impl Broker {
     pub(crate) fn remove(&mut self, sequence: Sequence, ctx: &mut Context) {
         let Some(stored) = self.tasks.remove(&sequence) else { return };
         for lane in self.lanes.values_mut() {
-            lane.forget(sequence);
+            lane.hear_of_removal(&stored);
         }
         ctx.oracle.removed(&stored, self.results.get(&stored.id), self.letters.get(&sequence));
     }
@@ -317,30 +377,32 @@ impl Broker {
     }
 
     fn write_lease(&mut self, holder: Option<Instance>, expected: u64, ctx: &mut Context) -> Answer {
-        let revision = self.lease.map_or(0, |lease| lease.revision);
-        if revision != expected && !ctx.planted(Plant::LeaseWithoutCompare) {
+        if self.lease_revision() != expected && !ctx.planted(Plant::LeaseWithoutCompare) {
             return Answer::Already;
         }
         self.revisions += 1;
         ctx.oracle.lease_written(holder, self.revisions);
-        // A marker stays for a second where the lease was given back.
-        let lifetime = if holder.is_some() { LEASE } else { secs(1) };
-        self.lease = Some(Lease { revision: self.revisions, holder, expires: ctx.now + lifetime });
+        // That it was given back can be seen until it is taken again; that it has expired, for a while only.
+        let expires = if holder.is_some() { ctx.now + self.timing.lease } else { Micros::MAX };
+        self.lease = Some(Lease { revision: self.revisions, holder, expires });
         Answer::Written(self.revisions)
+    }
+
+    /// What is left of a lease that has expired: a marker, once.
+    fn expire(&mut self, lease: Lease, ctx: &Context) -> Option<Lease> {
+        lease.holder?;
+        self.revisions += 1;
+        Some(Lease { revision: self.revisions, holder: None, expires: ctx.now + self.timing.marker })
     }
 
     /// Looks at the timers.
     pub fn tick(&mut self, ctx: &mut Context) {
-        ctx.queue.push(ctx.now + TICK, Event::BrokerTick);
+        ctx.queue.push(ctx.now + self.timing.tick, Event::BrokerTick);
         if !self.up {
             return;
         }
-        if let Some(lease) = &mut self.lease
-            && lease.expires <= ctx.now
-        {
-            self.revisions += 1;
-            let marker = Lease { revision: self.revisions, holder: None, expires: ctx.now + secs(1) };
-            self.lease = lease.holder.is_some().then_some(marker);
+        if let Some(lease) = self.lease.take_if(|lease| lease.expires <= ctx.now) {
+            self.lease = self.expire(lease, ctx);
         }
         self.time_out(ctx);
         if ctx.now >= self.silent_until {

@@ -156,6 +156,28 @@ impl Lanes {
         }
     }
 
+    /// The lane that a new message belongs to, and where it is acknowledged.
+    pub(super) fn belongs_to(
+        &mut self,
+        kind: u8,
+        priority: Priority,
+        lane: Option<LaneKey>,
+        ack: Option<LaneName>,
+    ) -> (Option<LaneKey>, Option<LaneName>) {
+        match (lane, self.own_lane(kind, priority)) {
+            (Some(from), Some(own)) if own != from => {
+                self.hand_over(from, own);
+                (Some(own), None)
+            }
+            _ => (lane, ack),
+        }
+    }
+
+    /// The lane that a kind has for itself.
+    pub(super) fn own_lane(&self, kind: u8, priority: Priority) -> Option<LaneKey> {
+        self.keys().find(|key| self.lane(*key).name.scope == Scope::Own(kind, priority))
+    }
+
     pub(super) fn placed(&mut self, key: LaneKey) {
         if let Some(lane) = self.lanes[key.0].as_mut() {
             lane.waiting = lane.waiting.saturating_sub(1);

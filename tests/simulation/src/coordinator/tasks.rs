@@ -29,7 +29,12 @@ impl Node {
         if let Some(envelope) = held
             && !ctx.planted(Plant::RedeliveryForgetsEnvelope)
         {
-            envelope.ack = Some(name);
+            // The lane that the kind was moved from delivers again what it had out. An acknowledgement there would be
+            // answered, and remove nothing.
+            let own = reign.lanes.own_lane(stored.submission.kind, stored.submission.priority);
+            if own.is_none_or(|own| own == lane) || ctx.planted(Plant::AckedAtFormerLane) {
+                envelope.ack = Some(name);
+            }
             return;
         }
         self.arrive(stored, Some(name), Some(lane), false, ctx);
@@ -54,6 +59,8 @@ impl Node {
         let sequence = stored.sequence;
         let delivery = read_task(&stored, ctx);
         let Some(reign) = &mut self.reign else { return };
+        let submission = &stored.submission;
+        let (lane, ack) = reign.lanes.belongs_to(submission.kind, submission.priority, lane, ack);
         let id = &stored.id;
         let id_is_own = id.as_str().parse() == Ok(sequence.0);
         let was_tried = sequence.0 <= reign.inherited;
