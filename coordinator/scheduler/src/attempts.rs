@@ -470,7 +470,8 @@ impl Scheduler {
     /// An attempt has run for longer than it may, and its agent has not ended it.
     pub(crate) fn attempt_overrun(&mut self, sequence: Sequence, number: u32, now: Timestamp, actions: &mut Actions) {
         let Some(task) = self.tasks.get(sequence) else { return };
-        let Some(attempt) = task.attempt().filter(|attempt| attempt.number == number).cloned() else { return };
+        let runs = |attempt: &&Attempt| attempt.number == number && attempt.running_since.is_some();
+        let Some(attempt) = task.attempt().filter(runs).cloned() else { return };
         let (limit, named) = (task.timeout.unwrap_or_default(), task.attempt_ref(&attempt));
         self.vacate(sequence);
         let agent = self.registry.get_mut(attempt.agent);

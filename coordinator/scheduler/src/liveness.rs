@@ -455,11 +455,11 @@ impl Scheduler {
             None if held.state == HeldState::Done => {}
             None => actions.push(Action::Cancel { agent: agent(), attempt, reason: "it is not wanted any more" }),
             Some(task) => match &task.state {
-                State::Running(current) if is(current, key, &attempt) => {
-                    if held.state == HeldState::Running && current.running_since.is_none() {
-                        self.runs(sequence, now);
-                    }
-                }
+                State::Running(current) if is(current, key, &attempt) => match (held.state, current.running_since) {
+                    (HeldState::Running, None) => self.runs(sequence, now),
+                    (HeldState::Done, Some(_)) => self.runs_no_more(sequence),
+                    _ => {}
+                },
                 // The agent took over the number of an attempt that it runs already; its next beat says so.
                 State::Running(current) if current.agent == key => {}
                 State::Running(_) | State::Settling { .. } if held.state == HeldState::Done => {}
@@ -493,6 +493,13 @@ impl Scheduler {
         if let Some(limit) = limit {
             let due = now + limit + OVERRUN;
             self.timers.push(Reverse((due, Timer::Overrun(sequence, attempt.number))));
+        }
+    }
+
+    /// It has ended, and its `done` is on the way.
+    fn runs_no_more(&mut self, sequence: Sequence) {
+        if let Some(Task { state: State::Running(attempt), .. }) = self.tasks.get_mut(sequence) {
+            attempt.running_since = None;
         }
     }
 

@@ -219,7 +219,8 @@ impl Lanes {
         }
     }
 
-    fn own_lane(&self, kind: &Kind, priority: Priority) -> Option<LaneKey> {
+    /// The lane that a kind has for itself.
+    pub(crate) fn own_lane(&self, kind: &Kind, priority: Priority) -> Option<LaneKey> {
         let is_own = |key: &LaneKey| matches!(&self.lane(*key).scope, Scope::Own(k, p) if k == kind && *p == priority);
         self.keys().find(is_own)
     }

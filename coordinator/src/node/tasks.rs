@@ -46,8 +46,13 @@ impl Node {
         reign.lanes.delivered(lane, held.is_none(), Instant::now());
         if let Some(envelope) = held {
             // Delivered again, by another lane or because we were slow to say that we have it: it is acknowledged
-            // where it was delivered last.
-            envelope.ack = ack;
+            // where it was delivered last. But not at a lane that the kind was moved from, which delivers again what it
+            // had out: an acknowledgement there would be answered, and remove nothing.
+            let priority =
+                TaskSubject::parse(&self.subjects, &envelope.subject).map_or(Priority::Normal, |s| s.priority);
+            if reign.lanes.own_lane(&envelope.kind, priority).is_none_or(|own| own == lane) {
+                envelope.ack = ack;
+            }
             return;
         }
         let message = (message.subject, message.headers, message.payload);

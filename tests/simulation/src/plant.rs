@@ -70,10 +70,11 @@ pub enum Plant {
 
 impl Plant {
     /// Those that take hundreds or thousands of seeds: left to the soak.
-    pub const HARD: [Plant; 3] = [Plant::OutputOfLastDone, Plant::ReportedNotFetched, Plant::AckedAtFormerLane];
+    pub const HARD: [Plant; 4] =
+        [Plant::OutputOfLastDone, Plant::ReportedNotFetched, Plant::AckedAtFormerLane, Plant::OtherRecordNotLookedAt];
 
     /// Every one.
-    pub const ALL: [Plant; 29] = [
+    pub const ALL: [Plant; 30] = [
         Plant::AckBeforeRecord,
         Plant::RecordOverwrites,
         Plant::SettledBeforeRecord,

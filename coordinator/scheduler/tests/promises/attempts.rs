@@ -2,7 +2,7 @@
 
 use scheduler::{Delivery, Event, Sequence};
 use shared::Outcome;
-use shared::task::AttemptOutcome::{Cancelled, Rejected, Timeout};
+use shared::task::AttemptOutcome::{Cancelled, Rejected, Succeeded, Timeout};
 
 use crate::support::{LONGER_THAN_ANY_VERDICT, Mesh, agent, ms, task};
 
@@ -329,6 +329,19 @@ fn an_attempt_that_its_agent_does_not_end_in_time_is_given_up() {
     mesh.deliver("resize");
     assert_eq!(mesh.fail("ada", "1"), ["check 1#1 of ada"]);
     assert_eq!(mesh.beat("ada"), ["start 3#1 on ada"]);
+}
+
+#[test]
+fn an_attempt_that_has_ended_is_not_given_up_because_its_word_comes_late() {
+    let mut mesh = Mesh::with_agents(["ada"]);
+    mesh.deliver(task("resize").timeout(ms(5_000)));
+    mesh.pass(ms(1_000));
+    mesh.end("ada", "1", Succeeded);
+
+    assert_eq!(mesh.pass(ms(30_000)), [""; 0]);
+
+    let ada = agent("ada").id;
+    assert_eq!(mesh.repeat_done(&ada), ["record 1 succeeded", "settled 1#1 to ada"]);
 }
 
 #[test]
