@@ -32,6 +32,10 @@ pub struct Options {
     pub port: Option<u16>,
     /// Whether each message is on the disk before it is acknowledged, so that a power cut loses none.
     pub sync_always: bool,
+    /// Whether the mesh hears when one of its connections is closed.
+    pub exports_disconnects: bool,
+    /// Its name, which stays the same when it is restarted: the servers of a cluster know each other by it.
+    pub server_name: String,
     /// More lines for its settings.
     pub extra_config: String,
 }
@@ -44,6 +48,8 @@ impl Options {
             data_dir: data_dir.into(),
             port: None,
             sync_always: false,
+            exports_disconnects: true,
+            server_name: format!("hivemesh-{}", uuid::Uuid::new_v4().simple()),
             extra_config: String::new(),
         }
     }
@@ -52,12 +58,20 @@ impl Options {
     fn config(&self, port: Option<u16>) -> String {
         let port = port.map_or("-1".to_owned(), |port| port.to_string());
         let sync = if self.sync_always { ", sync_interval: always" } else { "" };
+        let (exports, imports) = if self.exports_disconnects {
+            (
+                "exports: [ { stream: \"$SYS.ACCOUNT.MESH.DISCONNECT\", accounts: [MESH] } ]",
+                "imports: [ { stream: { account: SYS, subject: \"$SYS.ACCOUNT.MESH.DISCONNECT\" } } ]",
+            )
+        } else {
+            ("", "")
+        };
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = write!(
             text,
             "# Written by Hivemesh at each start; changes are lost.\n\
-             server_name: \"hivemesh-{}\"\n\
+             server_name: \"{}\"\n\
              listen: \"127.0.0.1:{port}\"\n\
              ports_file_dir: {}\n\
              # Dead connections are noticed within twenty seconds instead of four minutes.\n\
@@ -69,15 +83,15 @@ impl Options {
              system_account: SYS\n\
              no_auth_user: mesh\n\
              accounts {{\n  \
-               SYS {{ exports: [ {{ stream: \"$SYS.ACCOUNT.MESH.DISCONNECT\", accounts: [MESH] }} ] }}\n  \
+               SYS {{ {exports} }}\n  \
                MESH {{\n    \
                  jetstream: enabled\n    \
                  users: [ {{ user: mesh, password: mesh }} ]\n    \
-                 imports: [ {{ stream: {{ account: SYS, subject: \"$SYS.ACCOUNT.MESH.DISCONNECT\" }} }} ]\n  \
+                 {imports}\n  \
                }}\n\
              }}\n\
              {}\n",
-            uuid::Uuid::new_v4().simple(),
+            self.server_name,
             quoted(&self.ports_dir()),
             quoted(&self.store_dir()),
             self.extra_config,
@@ -303,8 +317,12 @@ mod tests {
         assert!(free.contains(r#"store_dir: "/tmp/with \"quotes\"/store" }"#), "{free}");
         assert!(free.ends_with("max_connections: 7\n"), "{free}");
 
+        assert!(free.contains("DISCONNECT"), "{free}");
+
         options.sync_always = true;
+        options.exports_disconnects = false;
         let fixed = options.config(Some(4222));
+        assert!(!fixed.contains("DISCONNECT"), "{fixed}");
         assert!(fixed.contains(r#"listen: "127.0.0.1:4222""#), "{fixed}");
         assert!(fixed.contains("sync_interval: always"), "{fixed}");
     }

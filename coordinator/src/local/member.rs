@@ -22,12 +22,14 @@ pub struct AgentSpec {
     pub config: String,
     /// Variables that it sees besides ours.
     pub env: Vec<(String, String)>,
+    /// Where it finds the broker, if that is not where the others do: through a proxy, for one.
+    pub nats_url: Option<String>,
 }
 
 impl AgentSpec {
     /// An agent with the given slots and settings.
     pub fn new(id: AgentId, slots: u32, config: impl Into<String>) -> Self {
-        Self { id, slots: Some(slots), config: config.into(), env: Vec::new() }
+        Self { id, slots: Some(slots), config: config.into(), env: Vec::new(), nats_url: None }
     }
 
     /// The settings with the slots in them.
@@ -90,10 +92,12 @@ impl Home {
         &self,
         name: &str,
         subcommand: &str,
+        nats_url: Option<&str>,
         args: Vec<OsString>,
         env: &[(String, String)],
     ) -> Result<Process, SpawnError> {
-        let connection = [subcommand, "--nats", &self.nats_url, "--mesh", self.mesh.as_str()];
+        let nats_url = nats_url.unwrap_or(&self.nats_url);
+        let connection = [subcommand, "--nats", nats_url, "--mesh", self.mesh.as_str()];
         self.launcher.spawn(Program {
             name: name.to_owned(),
             path: self.launcher.exe().to_owned(),
@@ -119,7 +123,7 @@ impl Agent {
         let args =
             vec!["--id".into(), spec.id.as_str().into(), "--config".into(), config.into(), "--exit-with-parent".into()];
         let not_before = Incarnation::now();
-        let process = home.spawn(spec.id.as_str(), "agent", args, &spec.env)?;
+        let process = home.spawn(spec.id.as_str(), "agent", spec.nats_url.as_deref(), args, &spec.env)?;
         Ok(Self { spec, not_before, process })
     }
 
@@ -155,7 +159,13 @@ pub struct Coordinator {
 
 impl Coordinator {
     /// Starts one that listens on the given address; port 0 lets it choose one.
-    pub(super) fn start(home: &Home, name: &str, http: SocketAddr, config: Option<&str>) -> Result<Self, MemberError> {
+    pub(super) fn start(
+        home: &Home,
+        name: &str,
+        nats_url: Option<&str>,
+        http: SocketAddr,
+        config: Option<&str>,
+    ) -> Result<Self, MemberError> {
         let address_file = home.data_dir.join(format!("{name}.address"));
         // What an earlier one wrote must not be taken for this one's.
         let _ = fs::remove_file(&address_file);
@@ -164,7 +174,7 @@ impl Coordinator {
         if let Some(config) = config {
             args.extend(["--config".into(), home.write(&format!("{name}.toml"), config)?.into()]);
         }
-        let process = home.spawn(name, "serve", args, &[])?;
+        let process = home.spawn(name, "serve", nats_url, args, &[])?;
         Ok(Self { name: name.to_owned(), address_file, process })
     }
 

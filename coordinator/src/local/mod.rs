@@ -66,6 +66,11 @@ pub struct Options {
     pub mesh: MeshName,
     /// How many coordinators there are: one leads, the others stand by.
     pub coordinators: usize,
+    /// Where coordinators and agents find the broker, if that is not where our own listens: the servers of a
+    /// cluster, for one.
+    pub nats_url: Option<String>,
+    /// The same for single coordinators, in their order.
+    pub coordinator_urls: Vec<String>,
     /// Settings of the coordinators, in TOML.
     pub coordinator_config: Option<String>,
     /// Where the first coordinator answers over HTTP; port 0 for a free one. The others take free ones.
@@ -84,6 +89,8 @@ impl Options {
             data_dir,
             mesh: MeshName::default(),
             coordinators: 1,
+            nats_url: None,
+            coordinator_urls: Vec::new(),
             coordinator_config: None,
             http: free_port(),
             agents: Vec::new(),
@@ -147,7 +154,7 @@ impl LocalMesh {
         member::Home {
             launcher: self.options.launcher.clone(),
             data_dir: self.options.data_dir.clone(),
-            nats_url: self.broker.url(),
+            nats_url: self.nats_url(),
             mesh: self.options.mesh.clone(),
         }
     }
@@ -157,9 +164,9 @@ impl LocalMesh {
         ready::until_ready(self, limit).await
     }
 
-    /// Where the broker listens.
+    /// Where the broker listens, or the brokers.
     pub fn nats_url(&self) -> String {
-        self.broker.url()
+        self.options.nats_url.clone().unwrap_or_else(|| self.broker.url())
     }
 
     /// Where its files are.
@@ -248,12 +255,19 @@ impl LocalMesh {
         Ok(())
     }
 
+    /// Where coordinators that are started from now on find the broker, in their order; the others find it where
+    /// everybody does.
+    pub fn set_coordinator_urls(&mut self, urls: Vec<String>) {
+        self.options.coordinator_urls = urls;
+    }
+
     /// Starts one more coordinator: the first leads, any other stands by.
     pub fn add_coordinator(&mut self) -> Result<(), MemberError> {
         let number = self.coordinators.len() + 1;
+        let url = self.options.coordinator_urls.get(number - 1).map(String::as_str);
         let http = if number == 1 { self.options.http } else { free_port() };
         let config = self.options.coordinator_config.as_deref();
-        let coordinator = Coordinator::start(&self.home(), &format!("coordinator-{number}"), http, config)?;
+        let coordinator = Coordinator::start(&self.home(), &format!("coordinator-{number}"), url, http, config)?;
         self.coordinators.push(coordinator);
         Ok(())
     }
@@ -277,7 +291,8 @@ impl LocalMesh {
         old.process().terminate(COORDINATOR_GRACE).await;
         let http = old.http().unwrap_or_else(free_port);
         let config = self.options.coordinator_config.as_deref();
-        self.coordinators[index] = Coordinator::start(&self.home(), old.name(), http, config)?;
+        let url = self.options.coordinator_urls.get(index).map(String::as_str);
+        self.coordinators[index] = Coordinator::start(&self.home(), old.name(), url, http, config)?;
         Ok(())
     }
 
