@@ -1,0 +1,321 @@
+//! Counts what was promised, from what the mesh cannot influence: what its broker accepted, what its handlers did, what
+//! was done to its processes, and what its streams hold in the end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+
+use crate::client::Client;
+use crate::figures::Row;
+use crate::task::POISON;
+use crate::witness::{Deed, Note};
+use crate::world::{Fault, World};
+
+/// How long a stream may stay silent while it is read.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Most cases of a kind that are told.
+const TOLD: usize = 5;
+
+/// What became of everything.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Tasks that the broker accepted.
+    pub accepted: u64,
+    /// Of them, those that succeeded with the right output.
+    pub succeeded: u64,
+    /// Of them, those that are dead, with what their results say.
+    pub dead: Vec<(String, String)>,
+    /// Accepted, and without a result.
+    pub lost: Vec<String>,
+    /// With more than one record, or with another body than their own, or of an outcome that nothing calls for.
+    pub overwritten: Vec<String>,
+    /// Results of tasks that nobody sent.
+    pub phantoms: Vec<String>,
+    /// Starts after a task's first.
+    pub extra_starts: u64,
+    /// Of them, those without a cause.
+    pub unexplained: Vec<String>,
+    /// Of them, those whose cause only we know: the mesh's event was lost.
+    pub explained_by_us_only: u64,
+    /// Of them, those of tasks whose attempt was running in a process that nothing was done to.
+    pub restarted_alive: Vec<String>,
+    /// Of them, those of tasks whose attempt had ended in such a process, and was not settled yet.
+    pub redone: Vec<String>,
+    /// Events of the mesh, by topic and what happened.
+    pub events: BTreeMap<String, u64>,
+    /// Dead letters, by task.
+    pub dead_letters: BTreeMap<String, Vec<Message>>,
+    /// Whether everything was settled when this was written.
+    pub settled: bool,
+}
+
+/// Waits until everything is settled, and counts.
+pub async fn judge(world: &mut World, patience: Duration) -> anyhow::Result<Verdict> {
+    let settled = world.settle(patience).await;
+    world.witness.read()?;
+    let mut verdict = Verdict { settled, ..Verdict::default() };
+    let results = read_all(&world.client, "RESULTS").await?;
+    verdict.count_results(&world.client, &results);
+    for message in read_all(&world.client, "DEAD").await? {
+        verdict.dead_letters.entry(message.get("Hive-Task")).or_default().push(message);
+    }
+    let told = read_all(&world.client, "EVENTS").await?;
+    let events = Events::read(&told);
+    verdict.count_starts(world.witness.notes(), &events, &world.faults);
+    verdict.events = events.counts;
+    if !verdict.is_clean() || !verdict.settled {
+        let lines: Vec<&[u8]> = told.iter().map(|message| message.body.as_ref()).collect();
+        std::fs::write(world.dir().join("events.jsonl"), lines.join(&b'\n'))?;
+        world.keep();
+    }
+    world.is_judged = true;
+    Ok(verdict)
+}
+
+impl Verdict {
+    /// Whether nothing is lost, overwritten or unexplained.
+    pub fn is_clean(&self) -> bool {
+        [&self.lost, &self.overwritten, &self.phantoms, &self.unexplained].iter().all(|cases| cases.is_empty())
+    }
+
+    /// How often something happened, by topic and what.
+    pub fn event(&self, name: &str) -> u64 {
+        self.events.get(name).copied().unwrap_or(0)
+    }
+
+    /// Adds what another mesh of the same scenario came to.
+    pub fn add(&mut self, other: Self) {
+        self.settled &= other.settled;
+        self.accepted += other.accepted;
+        self.succeeded += other.succeeded;
+        self.extra_starts += other.extra_starts;
+        self.explained_by_us_only += other.explained_by_us_only;
+        self.dead.extend(other.dead);
+        self.lost.extend(other.lost);
+        self.overwritten.extend(other.overwritten);
+        self.phantoms.extend(other.phantoms);
+        self.unexplained.extend(other.unexplained);
+        self.restarted_alive.extend(other.restarted_alive);
+        self.redone.extend(other.redone);
+        other.events.into_iter().for_each(|(event, count)| *self.events.entry(event).or_default() += count);
+    }
+
+    /// Puts the counts into a row, which holds only if they are clean and everything came to its end.
+    pub fn put_into(&self, row: Row) -> Row {
+        let mut row = row.must(self.settled, "not everything was settled in the end");
+        row.tasks = Some(self.accepted);
+        row.lost = Some(self.lost.len() as u64);
+        row.overwritten = Some(self.overwritten.len() as u64);
+        row.unexplained = Some(self.unexplained.len() as u64);
+        let cases = [
+            ("lost", &self.lost),
+            ("overwritten", &self.overwritten),
+            ("never sent", &self.phantoms),
+            ("unexplained", &self.unexplained),
+        ];
+        for (what, cases) in cases.into_iter().filter(|(_, cases)| !cases.is_empty()) {
+            row.broken.push(format!("{} {what}: {}", cases.len(), some(cases)));
+        }
+        for (what, cases) in [("restarted while running", &self.restarted_alive), ("done again", &self.redone)] {
+            if !cases.is_empty() {
+                row.notes.push(format!("{} {what}: {}", cases.len(), some(cases)));
+            }
+        }
+        let doubts = ["mesh.link-restored", "mesh.storm-began", "agent.lost", "agent.quarantined", "mesh.led"];
+        let told: Vec<String> = doubts.iter().map(|event| format!("{} {event}", self.event(event))).collect();
+        row.notes.push(told.join(", "));
+        let dead = if self.dead.is_empty() { String::new() } else { format!(", {} dead", self.dead.len()) };
+        row.note(format!(
+            "{} accepted, {} succeeded{dead}, {} starts after a first ({} of running tasks and \
+             {} of ended ones whose agent nothing was done to; {} explained by our own log only)",
+            self.accepted,
+            self.succeeded,
+            self.extra_starts,
+            self.restarted_alive.len(),
+            self.redone.len(),
+            self.explained_by_us_only
+        ))
+    }
+
+    fn count_results(&mut self, client: &Client, results: &[Message]) {
+        let mut by_task: HashMap<String, Vec<&Message>> = HashMap::new();
+        for result in results {
+            by_task.entry(result.subject.trim_start_matches("hive.result.").to_owned()).or_default().push(result);
+        }
+        let ledger = client.ledger();
+        self.accepted = ledger.len() as u64;
+        for (id, job) in ledger.iter() {
+            let Some(records) = by_task.remove(id) else {
+                self.lost.push(id.clone());
+                continue;
+            };
+            let (outcome, error) = (records[0].get("Hive-Outcome"), records[0].get("Hive-Error"));
+            if records.len() > 1 {
+                self.overwritten.push(format!("{id} has {} records", records.len()));
+            } else if outcome == "dead" {
+                self.dead.push((id.clone(), error));
+            } else if outcome != "succeeded" || job.kind == POISON || records[0].body != job.output() {
+                self.overwritten.push(format!("{id} is {outcome} ({error}) with {:?}", records[0].body));
+            } else {
+                self.succeeded += 1;
+            }
+        }
+        drop(ledger);
+        self.phantoms.extend(by_task.into_keys().filter(|id| !client.has_tried(id)));
+    }
+
+    fn count_starts(&mut self, notes: &[Note], events: &Events, faults: &[Fault]) {
+        let mut starts_of: BTreeMap<&str, Vec<&Note>> = BTreeMap::new();
+        let mut ends = HashMap::new();
+        for note in notes {
+            match note.deed {
+                Deed::Start => starts_of.entry(&note.task).or_default().push(note),
+                Deed::End => _ = ends.insert((&note.task, note.attempt, note.epoch, &note.by), note.at),
+            }
+        }
+        for (task, mut starts) in starts_of {
+            starts.sort_by_key(|note| note.at);
+            for (index, pair) in starts.windows(2).enumerate() {
+                let [before, after] = [pair[0], pair[1]];
+                let ended = ends.get(&(&before.task, before.attempt, before.epoch, &before.by));
+                let had_ended = ended.is_some_and(|ended| *ended < after.at);
+                self.count_extra(&Extra { task, number: index + 1, before, after, had_ended }, events, faults);
+            }
+            let mut names: Vec<(u32, u64)> = starts.iter().map(|note| (note.attempt, note.epoch)).collect();
+            names.sort_unstable();
+            // The handler of poison is not told the epoch.
+            if names.windows(2).any(|pair| pair[0] == pair[1] && pair[0].1 > 0) {
+                self.unexplained.push(format!("{task}: an attempt was started twice: {names:?}"));
+            }
+        }
+    }
+
+    fn count_extra(&mut self, extra: &Extra<'_>, events: &Events, faults: &[Fault]) {
+        self.extra_starts += 1;
+        let Extra { task, number, before, after, had_ended } = extra;
+        let ours = faults.iter().find(|fault| fault.to == *before.by && fault.at <= after.at);
+        let told = events.causes.get(*task).is_some_and(|causes| causes.len() >= *number);
+        if ours.is_none() && before.epoch > 0 {
+            let cases = if *had_ended { &mut self.redone } else { &mut self.restarted_alive };
+            cases.push(extra.to_string());
+        }
+        let newer_leader = after.epoch > before.epoch && before.epoch > 0;
+        match (told || newer_leader, ours) {
+            (true, _) => {}
+            (false, Some(_)) => self.explained_by_us_only += 1,
+            (false, None) => self.unexplained.push(extra.to_string()),
+        }
+    }
+}
+
+/// A start of a task after another one.
+struct Extra<'a> {
+    task: &'a str,
+    number: usize,
+    before: &'a Note,
+    after: &'a Note,
+    had_ended: bool,
+}
+
+impl std::fmt::Display for Extra<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Extra { task, before, after, had_ended, .. } = self;
+        let state = if *had_ended { "ended" } else { "running" };
+        write!(
+            f,
+            "{task}: attempt {} of epoch {} by {} was {state} when {} ms later attempt {} of epoch {} started at {}",
+            before.attempt,
+            before.epoch,
+            before.by,
+            after.at.since(before.at).as_millis(),
+            after.attempt,
+            after.epoch,
+            after.by
+        )
+    }
+}
+
+/// The first few of many.
+pub fn some(cases: &[String]) -> String {
+    let told = cases[..cases.len().min(TOLD)].join("; ");
+    if cases.len() > TOLD { format!("{told}; …") } else { told }
+}
+
+/// What the mesh told of itself.
+struct Events {
+    counts: BTreeMap<String, u64>,
+    /// What calls for another start, by task.
+    causes: HashMap<String, Vec<String>>,
+}
+
+impl Events {
+    fn read(messages: &[Message]) -> Self {
+        let mut events = Self { counts: BTreeMap::new(), causes: HashMap::new() };
+        for message in messages {
+            let Ok(event) = serde_json::from_slice::<shared::api::Event>(&message.body) else { continue };
+            *events.counts.entry(format!("{}.{}", event.topic, event.what)).or_default() += 1;
+            let calls_for_start = ["reassigned", "redispatched", "failed"].contains(&event.what.as_str());
+            if let Some(task) = event.task.filter(|_| event.topic == "task" && calls_for_start) {
+                events.causes.entry(task).or_default().push(event.what);
+            }
+        }
+        events
+    }
+}
+
+/// A message of a stream.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Its subject.
+    pub subject: String,
+    /// Its headers.
+    pub headers: Option<HeaderMap>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Message {
+    /// A header; empty if it is not there.
+    pub fn get(&self, name: &str) -> String {
+        self.headers.as_ref().and_then(|h| h.get(name)).map(|value| value.as_str().to_owned()).unwrap_or_default()
+    }
+}
+
+/// Everything that a stream of the mesh holds, from the first message on.
+pub async fn read_all(client: &Client, name: &str) -> anyhow::Result<Vec<Message>> {
+    let mut tries = 0;
+    loop {
+        match try_read_all(client, name).await {
+            Err(_) if tries < 5 => tries += 1,
+            read => return read.with_context(|| format!("HIVE_{name} cannot be read")),
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn try_read_all(client: &Client, name: &str) -> anyhow::Result<Vec<Message>> {
+    let stream = client.jetstream().get_stream(format!("HIVE_{name}")).await?;
+    let state = stream.cached_info().state.clone();
+    // Results are for ever, as far as a scenario goes: one that was removed could have been replaced.
+    anyhow::ensure!(
+        state.messages == 0 || (state.first_sequence == 1 && state.last_sequence == state.messages),
+        "messages were removed from HIVE_{name}: {state:?}"
+    );
+    let mut all = Vec::new();
+    if state.messages == 0 {
+        return Ok(all);
+    }
+    let consumer = stream.create_consumer(OrderedConfig::default()).await?;
+    let mut messages = consumer.messages().await?;
+    while (all.len() as u64) < state.messages {
+        let next = tokio::time::timeout(SILENCE, messages.next()).await?;
+        let message = next.context("the stream ended early")??.message;
+        all.push(Message { subject: message.subject.to_string(), headers: message.headers, body: message.payload });
+    }
+    Ok(all)
+}
