@@ -145,7 +145,7 @@ impl Scheduler {
             task.demand.alone = task.is_suspect();
         }
         task.attempts = task.attempts.max(attempt.number);
-        task.cancel_wanted = adopted.is_some_and(|task| task.cancel_wanted);
+        let cancelled = cancelled || adopted.is_some_and(|task| task.cancel_wanted);
         let is_over = task.history.has_failed(attempt.number, attempt.epoch);
         self.insert(sequence, task);
         if is_over {

@@ -354,3 +354,17 @@ fn a_cancellation_outlives_the_attempt_that_was_adopted() {
 
     assert_eq!(mesh.redeliver(), ["record 1 cancelled"]);
 }
+
+#[test]
+fn a_cancellation_holds_although_the_attempt_that_was_adopted_had_failed_before() {
+    let mut mesh = Mesh::with_agents(["ada"]);
+    mesh.deliver(task("resize").max_attempts(3).backoff(ms(60_000), ms(60_000)));
+    mesh.beat("ada");
+    mesh.fail("ada", "1");
+
+    mesh.agent("ada").muted = true;
+    mesh.take_over();
+    mesh.cancel(1);
+
+    assert_eq!(mesh.redeliver(), ["record 1 cancelled"]);
+}
