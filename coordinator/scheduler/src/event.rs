@@ -121,6 +121,8 @@ pub struct Done {
 pub enum Action {
     /// Send the task to the agent.
     Dispatch(Dispatch),
+    /// Send it again: the same attempt, which does not seem to have come.
+    Repeat(Dispatch),
     /// Tell an agent to stop an attempt.
     Cancel {
         /// Whom.

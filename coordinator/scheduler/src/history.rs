@@ -136,7 +136,7 @@ mod tests {
 
     fn attempt(number: u32) -> Attempt {
         let agent = AgentKey::default();
-        Attempt { agent, number, epoch: Epoch(3), started: Timestamp::default(), running_since: None }
+        Attempt { agent, number, epoch: Epoch(3), started: Timestamp::default(), running_since: None, repeats: 0 }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use shared::message::{AttemptRef, Beat, Bye, Held, HeldState, Hello, Report};
 use shared::{AgentId, Epoch};
 
 use crate::brake::{RETURN, Verdicts};
-use crate::event::{Action, Actions, Notice, Sequence};
+use crate::event::{Action, Actions, Dispatch, Notice, Sequence};
 use crate::queue::KindKey;
 use crate::registry::{Agent, AgentKey};
 use crate::scheduler::Timer;
@@ -19,6 +19,9 @@ use crate::{Scheduler, Timestamp};
 /// An attempt that a beat does not list counts as missing only when it was ordered longer ago than this: the
 /// beat may have crossed it.
 const CROSSING: Duration = Duration::from_millis(700);
+
+/// How often an order is repeated that an agent does not seem to have got, before the task is given to another.
+const REPEATS: u32 = 2;
 
 /// How much longer than its limit an attempt may run by its agent's beats before it is given up: an agent ends it by
 /// itself, and gives a command some seconds to end well.
@@ -545,14 +548,32 @@ impl Scheduler {
         if now.since(attempt.started) < CROSSING {
             return;
         }
-        if !self.registry.get_mut(key).missing.insert(sequence) {
-            self.vacate(sequence);
-            if self.tasks.get(sequence).is_some_and(|task| task.delivered) {
-                self.restart_unstarted(sequence, now, actions);
-            } else {
-                self.forget_undelivered(sequence, actions);
-            }
+        if self.registry.get_mut(key).missing.insert(sequence) {
+            return;
         }
+        if !task.delivered {
+            self.vacate(sequence);
+            self.forget_undelivered(sequence, actions);
+        } else if attempt.repeats < REPEATS && !task.cancel_wanted {
+            self.repeat_order(sequence, now, actions);
+        } else {
+            self.vacate(sequence);
+            self.restart_unstarted(sequence, now, actions);
+        }
+    }
+
+    /// The same order once more. An agent that has it after all takes no notice, so nothing is started twice.
+    fn repeat_order(&mut self, sequence: Sequence, now: Timestamp, actions: &mut Actions) {
+        let Some(task) = self.tasks.get_mut(sequence) else { return };
+        let State::Running(attempt) = &mut task.state else { return };
+        (attempt.started, attempt.repeats) = (now, attempt.repeats + 1);
+        let attempt = attempt.clone();
+        let agent = self.registry.get_mut(attempt.agent);
+        agent.missing.remove(&sequence);
+        let (agent, incarnation) = (agent.id.clone(), agent.incarnation);
+        let dispatch =
+            Dispatch { sequence, agent, incarnation, attempt: task.attempt_ref(&attempt), timeout: task.timeout };
+        actions.push(Action::Repeat(dispatch));
     }
 
     pub(crate) fn tell(&self, notice: Notice, actions: &mut Actions) {

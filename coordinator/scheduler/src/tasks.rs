@@ -61,11 +61,13 @@ pub(crate) struct Attempt {
     pub(crate) started: Timestamp,
     /// When its agent first said that it runs.
     pub(crate) running_since: Option<Timestamp>,
+    /// How often its order was repeated.
+    pub(crate) repeats: u32,
 }
 
 impl Attempt {
     pub(crate) fn new(agent: AgentKey, number: u32, epoch: Epoch, started: Timestamp) -> Self {
-        Self { agent, number, epoch, started, running_since: None }
+        Self { agent, number, epoch, started, running_since: None, repeats: 0 }
     }
 }
 

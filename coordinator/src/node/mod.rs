@@ -284,6 +284,7 @@ impl Node {
                 self.confirm_before(&dispatch).await;
                 self.dispatch(dispatch).await;
             }
+            Action::Repeat(dispatch) => self.dispatch(dispatch).await,
             Action::Record(settlement) => self.record(settlement).await,
             Action::Settled { agent, attempt } => self.settled.entry(agent).or_default().push(attempt),
             Action::Cancel { agent, attempt, reason } => {

@@ -13,8 +13,10 @@ pub enum Mark {
     OldEpochRefused,
     /// A task was declared lost with its agent and started again.
     Reassigned,
-    /// An order was lost and repeated.
+    /// An order was lost, however often it was repeated, and placed anew.
     Redispatched,
+    /// An order was repeated.
+    OrderRepeated,
     /// A failed task was tried again.
     Retried,
     /// A record was there already.
@@ -87,7 +89,7 @@ pub struct Marks(u64);
 
 impl Mark {
     /// Every one.
-    pub const ALL: [Mark; 38] = {
+    pub const ALL: [Mark; 39] = {
         use Mark::*;
         [
             TwoLeaders,
@@ -96,6 +98,7 @@ impl Mark {
             OldEpochRefused,
             Reassigned,
             Redispatched,
+            OrderRepeated,
             Retried,
             RecordedBefore,
             FoundSettled,

@@ -185,16 +185,32 @@ fn a_task_whose_deadline_passes_just_before_room_is_made_is_not_started() {
 }
 
 #[test]
-fn an_order_lost_on_the_way_is_placed_anew_when_two_beats_lack_it() {
+fn an_order_lost_on_the_way_is_repeated_when_two_beats_lack_it() {
     let mut mesh = Mesh::with_agents(["ada"]);
     mesh.agent("ada").loses_orders = true;
     mesh.deliver(task("resize").max_attempts(1));
 
     mesh.pass(ms(700));
     assert_eq!(mesh.beat("ada"), [""; 0]);
-    assert_eq!(mesh.beat("ada"), ["start 1#2 on ada"]);
+    assert_eq!(mesh.beat("ada"), ["repeat 1#1 on ada"]);
 
-    assert_eq!(mesh.succeed("ada", "1"), ["record 1 succeeded", "settled 1#2 to ada"]);
+    assert_eq!(mesh.succeed("ada", "1"), ["record 1 succeeded", "settled 1#1 to ada"]);
+}
+
+#[test]
+fn a_task_whose_orders_never_come_is_placed_anew() {
+    let mut mesh = Mesh::with_agents([agent("ada").slots(2), agent("bob")]);
+    mesh.deliver_all(["resize", "resize"]);
+    mesh.succeed("bob", "2");
+    mesh.agent("ada").holds.clear();
+
+    let mut said = Vec::new();
+    for _ in 0..30 {
+        mesh.agent("ada").loses_orders = true;
+        said.extend(mesh.pass(ms(250)));
+    }
+
+    assert_eq!(said[..3], ["repeat 1#1 on ada", "repeat 1#1 on ada", "start 1#2 on ada"]);
 }
 
 #[test]

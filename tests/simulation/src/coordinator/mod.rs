@@ -465,6 +465,10 @@ impl Node {
                 self.confirm_before(&dispatch, ctx);
                 self.dispatch(dispatch, ctx);
             }
+            Action::Repeat(dispatch) => {
+                ctx.reach(Mark::OrderRepeated);
+                self.order(dispatch, ctx);
+            }
             Action::Record(settlement) => self.record(settlement, ctx),
             Action::Settled { agent, attempt } => {
                 self.check_settled_is_due(&agent, &attempt, ctx);

@@ -161,8 +161,14 @@ impl Node {
     }
 
     pub(super) fn dispatch(&mut self, dispatch: Dispatch, ctx: &mut Context) {
-        let Some(reign) = &mut self.reign else { return };
+        let Some(reign) = &self.reign else { return };
         ctx.oracle.dispatched(&dispatch, reign.began, reign.histories_known);
+        self.order(dispatch, ctx);
+    }
+
+    /// The same order may be sent again: it is no other start.
+    pub(super) fn order(&mut self, dispatch: Dispatch, ctx: &mut Context) {
+        let Some(reign) = &mut self.reign else { return };
         let Some(envelope) = reign.envelopes.get_mut(&dispatch.sequence) else { return };
         if let Some(lane) = envelope.lane.take() {
             reign.lanes.placed(lane);

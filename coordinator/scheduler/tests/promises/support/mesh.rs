@@ -119,6 +119,7 @@ impl Mesh {
     fn carry_out(&mut self, action: Action) -> Vec<String> {
         match action {
             Action::Dispatch(dispatch) => self.dispatch(dispatch),
+            Action::Repeat(dispatch) => self.send(dispatch),
             Action::Cancel { agent, attempt, .. } => {
                 self.reach(&agent, |agent| agent.stop(&attempt));
                 vec![]
@@ -177,11 +178,15 @@ impl Mesh {
     }
 
     fn dispatch(&mut self, dispatch: Dispatch) -> Vec<String> {
+        self.dispatches.push(dispatch.clone());
+        self.send(dispatch)
+    }
+
+    fn send(&mut self, dispatch: Dispatch) -> Vec<String> {
         let kind = self.stored[&dispatch.sequence].kind.clone();
         let agent = self.agents.get_mut(&dispatch.agent).expect("orders go to agents that have said hello");
         let (refusal, gone) = (agent.run(&dispatch, &kind), !agent.alive);
-        let id = dispatch.agent.clone();
-        self.dispatches.push(dispatch);
+        let id = dispatch.agent;
         match refusal {
             Some(done) => self.tell(Event::AttemptDone(id, done)),
             None if gone => self.tell(Event::AgentUnreachable(id)),
@@ -476,6 +481,7 @@ pub(crate) fn orders(actions: &[Action]) -> Vec<String> {
     let name = |attempt: &AttemptRef| format!("{}#{}", attempt.task, attempt.attempt);
     let order = |action: &Action| match action {
         Action::Dispatch(dispatch) => Some(format!("start {} on {}", name(&dispatch.attempt), dispatch.agent)),
+        Action::Repeat(dispatch) => Some(format!("repeat {} on {}", name(&dispatch.attempt), dispatch.agent)),
         Action::Cancel { agent, attempt, .. } => Some(format!("cancel {} on {agent}", name(attempt))),
         Action::Settled { agent, attempt } => Some(format!("settled {} to {agent}", name(attempt))),
         Action::CheckSettled { agent, attempt, .. } => Some(format!("check {} of {agent}", name(attempt))),
