@@ -68,7 +68,8 @@ pub async fn judge(world: &mut World, patience: Duration) -> anyhow::Result<Verd
     let events = Events::read(&told);
     verdict.count_starts(world.witness.notes(), &events, &world.faults);
     verdict.events = events.counts;
-    if !verdict.is_clean() || !verdict.settled {
+    let restarted = world.none_may_restart && verdict.extra_starts > 0;
+    if !verdict.is_clean() || !verdict.settled || restarted {
         let lines: Vec<&[u8]> = told.iter().map(|message| message.body.as_ref()).collect();
         std::fs::write(world.dir().join("events.jsonl"), lines.join(&b'\n'))?;
         world.keep();
@@ -170,6 +171,7 @@ impl Verdict {
     }
 
     fn count_starts(&mut self, notes: &[Note], events: &Events, faults: &[Fault]) {
+        self.unexplained.extend(out_of_date(notes));
         let mut starts_of: BTreeMap<&str, Vec<&Note>> = BTreeMap::new();
         let mut ends = HashMap::new();
         for note in notes {
@@ -204,13 +206,28 @@ impl Verdict {
             let cases = if *had_ended { &mut self.redone } else { &mut self.restarted_alive };
             cases.push(extra.to_string());
         }
-        let newer_leader = after.epoch > before.epoch && before.epoch > 0;
-        match (told || newer_leader, ours) {
+        let another_leader = after.epoch != before.epoch && before.epoch > 0;
+        match (told || another_leader, ours) {
             (true, _) => {}
             (false, Some(_)) => self.explained_by_us_only += 1,
             (false, None) => self.unexplained.push(extra.to_string()),
         }
     }
+}
+
+/// Starts by the order of an older leader than the process had obeyed before. (Until it has heard of a newer one, it
+/// rightly obeys the one that it knows, though that may be an old one by then.)
+fn out_of_date(notes: &[Note]) -> Vec<String> {
+    let mut newest: HashMap<&crate::witness::Doer, u64> = HashMap::new();
+    let mut cases = Vec::new();
+    for note in notes.iter().filter(|note| note.deed == Deed::Start && note.epoch > 0) {
+        let known = newest.entry(&note.by).or_default();
+        if note.epoch < *known {
+            cases.push(format!("{}: epoch {} at {}, which knew of {known}", note.task, note.epoch, note.by));
+        }
+        *known = note.epoch.max(*known);
+    }
+    cases
 }
 
 /// A start of a task after another one.
@@ -318,4 +335,72 @@ async fn try_read_all(client: &Client, name: &str) -> anyhow::Result<Vec<Message
         all.push(Message { subject: message.subject.to_string(), headers: message.headers, body: message.payload });
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Moment;
+    use crate::witness::Doer;
+
+    fn note(deed: Deed, at: u64, agent: &str, attempt: u32, epoch: u64) -> Note {
+        let by = Arc::new(Doer { agent: agent.to_owned(), pid: 1 });
+        Note { deed, at: Moment(at), task: "t".to_owned(), attempt, epoch, by }
+    }
+
+    fn start(at: u64, agent: &str, attempt: u32, epoch: u64) -> Note {
+        note(Deed::Start, at, agent, attempt, epoch)
+    }
+
+    fn count(notes: &[Note], causes: &[&str], faults: &[Fault]) -> Verdict {
+        let causes = HashMap::from([("t".to_owned(), causes.iter().map(|cause| (*cause).to_owned()).collect())]);
+        let mut verdict = Verdict::default();
+        verdict.count_starts(notes, &Events { counts: BTreeMap::new(), causes }, faults);
+        verdict
+    }
+
+    #[test]
+    fn another_start_needs_a_cause() {
+        let twice = [start(1, "ada", 1, 5), start(2, "bob", 2, 5)];
+        let killed = Fault { at: Moment(1), deed: crate::world::Deed::Killed, to: (*twice[0].by).clone() };
+
+        assert_eq!(count(&twice, &[], &[]).unexplained.len(), 1);
+        assert_eq!(count(&twice, &["reassigned"], &[]).unexplained.len(), 0);
+        assert_eq!(count(&twice, &[], &[killed]).explained_by_us_only, 1);
+        assert_eq!(count(&[start(1, "ada", 1, 5), start(2, "bob", 1, 7)], &[], &[]).unexplained.len(), 0);
+    }
+
+    #[test]
+    fn one_cause_explains_one_start() {
+        let thrice = [start(1, "ada", 1, 5), start(2, "bob", 2, 5), start(3, "cid", 3, 5)];
+
+        assert_eq!(count(&thrice, &["failed"], &[]).unexplained.len(), 1);
+    }
+
+    #[test]
+    fn the_same_attempt_is_never_started_twice() {
+        let again = [start(1, "ada", 1, 5), start(2, "bob", 1, 5)];
+
+        assert_eq!(count(&again, &["reassigned"], &[]).unexplained.len(), 1);
+    }
+
+    #[test]
+    fn a_process_obeys_no_older_leader_than_it_has_obeyed() {
+        let newer = note(Deed::Start, 1, "ada", 1, 7);
+        let other = Note { task: "u".to_owned(), ..start(2, "ada", 1, 5) };
+
+        assert_eq!(count(&[newer, other], &[], &[]).unexplained.len(), 1);
+    }
+
+    #[test]
+    fn what_had_ended_is_told_apart_from_what_was_running() {
+        let ended = [start(1, "ada", 1, 5), note(Deed::End, 2, "ada", 1, 5), start(3, "bob", 1, 6)];
+
+        let (redone, restarted) = (count(&ended, &[], &[]), count(&[ended[0].clone(), ended[2].clone()], &[], &[]));
+
+        assert_eq!((redone.redone.len(), redone.restarted_alive.len()), (1, 0));
+        assert_eq!((restarted.redone.len(), restarted.restarted_alive.len()), (0, 1));
+    }
 }

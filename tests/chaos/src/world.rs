@@ -107,6 +107,8 @@ pub struct World {
     pub faults: Vec<Fault>,
     /// Whether the oracle has seen it to its end; if not, its files are kept.
     pub is_judged: bool,
+    /// Whether no task may be started again at all; if one was, the files are kept as well.
+    pub none_may_restart: bool,
     /// Proxies of coordinators, in their order.
     pub coordinator_proxies: Vec<Proxy>,
     agent_proxies: std::collections::BTreeMap<AgentId, Proxy>,
@@ -144,6 +146,7 @@ impl World {
             witness,
             faults: Vec::new(),
             is_judged: false,
+            none_may_restart: false,
             coordinator_proxies: Vec::new(),
             agent_proxies: Default::default(),
             http,

@@ -52,6 +52,7 @@ async fn one_mesh(
     let agents = context.pick(200, 10);
     let setup = Setup { agents, slots: 1, queue: 0, coordinators, proxied: Proxied::Coordinators, ..Setup::default() };
     let mut world = World::start(context, setup).await?;
+    world.none_may_restart = true;
     // Every agent runs something at any time.
     let (shortest, spread) = context.pick((30_000, 60_000), (2_000, 3_000));
     let pace = Pace::steady(agents as f64 / 4.0, agents as u64 * 5 / 4);

@@ -34,6 +34,7 @@ pub(super) async fn run(context: &Context) -> anyhow::Result<Vec<Row>> {
     let config = "[streams]\nreplicas = 3\n".to_owned();
     let setup = Setup { agents: 6, slots: 16, coordinators: 2, config, brokers: 3, ..Setup::default() };
     let mut world = World::start(context, setup).await?;
+    world.none_may_restart = true;
     let ear = Ear::open(&world.client).await?;
     let pace = Pace::steady(12.0, 500);
     let load = world

@@ -54,7 +54,7 @@ async fn one_mesh(
     let agents = context.pick(AGENTS, 4);
     let mut world = World::start(context, Setup { agents, slots: 2, exports_disconnects, ..Setup::default() }).await?;
     // No verdict is given in the first seconds of a reign.
-    tokio::time::sleep(super::FIRST_VERDICT).await;
+    tokio::time::sleep(context.pick(super::FIRST_VERDICT, super::FIRST_VERDICT / 2)).await;
     let mut spans = Vec::new();
     for trial in 0..trials {
         // The second attempt ends at once.

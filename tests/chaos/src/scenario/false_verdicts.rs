@@ -26,6 +26,7 @@ const LIMIT: Duration = Duration::from_secs(3000);
 pub(super) async fn run(context: &Context) -> anyhow::Result<Vec<Row>> {
     let (agents, wanted) = (context.pick(400, 16), context.times(1_000_000, 240) as u64);
     let mut world = World::start(context, Setup { agents, slots: 1, queue: 1, ..Setup::default() }).await?;
+    world.none_may_restart = true;
     let beats = count_beats(&world).await?;
     let pace = Pace::steady(agents as f64 / 8.0, agents as u64);
     let load = world.client.load(pace, |number| Job::new(format!("t{number}"), Duration::from_secs(2)));

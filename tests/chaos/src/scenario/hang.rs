@@ -65,7 +65,7 @@ async fn one_mesh(
     let agents = context.pick(AGENTS, 4);
     let mut world = World::start(context, Setup { agents, slots: 2, proxied, ..Setup::default() }).await?;
     // No verdict is given in the first seconds of a reign.
-    tokio::time::sleep(super::FIRST_VERDICT).await;
+    tokio::time::sleep(context.pick(super::FIRST_VERDICT, super::FIRST_VERDICT / 2)).await;
     let mut spans = Vec::new();
     for trial in 0..trials {
         // Of the late result and the second attempt's, now the one is first, now the other.

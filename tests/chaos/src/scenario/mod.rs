@@ -17,8 +17,9 @@ mod network;
 mod poison;
 mod two_leaders;
 
-/// So long after the beginning of a reign verdicts are given.
-const FIRST_VERDICT: Duration = Duration::from_millis(2500);
+/// So long after the beginning of a reign verdicts are given, even if it took so long to begin that the leader doubts its
+/// link.
+const FIRST_VERDICT: Duration = Duration::from_secs(6);
 
 /// A class of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
