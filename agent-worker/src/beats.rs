@@ -135,7 +135,9 @@ impl Sender {
         let (mut last, mut last_answer) = (Snapshot::default(), Instant::now());
         let mut due = Instant::now();
         while let Some(interval) = wait_until(&mut due, intervals, |i| i.beat).await {
-            due = (due + interval).max(Instant::now());
+            // After a pause the beats that were missed are not made up for: one says what there is to say.
+            let now = Instant::now();
+            due = if due + interval > now { due + interval } else { now + interval };
             let asked = Instant::now();
             let (answer, answered) = oneshot::channel();
             let lag = match ask.try_send(answer) {

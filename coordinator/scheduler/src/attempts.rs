@@ -55,6 +55,7 @@ impl Task {
             max_attempts: 1,
             backoff: Backoff::default(),
             attempts: held.attempt,
+            last_ended: None,
             history: History::default(),
             last_agent: None,
             cancel_wanted: false,
@@ -123,6 +124,7 @@ impl Scheduler {
             max_attempts: options.max_attempts.unwrap_or(settings.max_attempts),
             backoff: options.backoff.unwrap_or(settings.backoff),
             attempts: 0,
+            last_ended: None,
             history: History::default(),
             last_agent: None,
             cancel_wanted: false,
@@ -245,7 +247,8 @@ impl Scheduler {
     fn finish(&mut self, id: &AgentId, done: Done, now: Timestamp, actions: &mut Actions) {
         let Some(attempt) = self.vacate(done.sequence) else { return };
         self.measure(&attempt, &done, now, actions);
-        let task = self.tasks.get(done.sequence).expect("it was vacated above");
+        let task = self.tasks.get_mut(done.sequence).expect("it was vacated above");
+        task.last_ended = Some((attempt.number, attempt.epoch));
         match done.outcome {
             AttemptOutcome::Succeeded => self.settle(id, &attempt, done, Outcome::Succeeded, now, actions),
             _ if task.cancel_wanted => self.settle(id, &attempt, done, Outcome::Cancelled, now, actions),
@@ -468,14 +471,13 @@ impl Scheduler {
     }
 
     /// An attempt has run for longer than it may, and its agent has not ended it.
-    pub(crate) fn attempt_overrun(&mut self, sequence: Sequence, number: u32, now: Timestamp, actions: &mut Actions) {
+    pub(crate) fn attempt_overrun(&mut self, sequence: Sequence, now: Timestamp, actions: &mut Actions) {
         let Some(task) = self.tasks.get(sequence) else { return };
-        let runs = |attempt: &&Attempt| attempt.number == number && attempt.running_since.is_some();
-        let Some(attempt) = task.attempt().filter(runs).cloned() else { return };
+        let Some(attempt) = task.attempt().cloned() else { return };
         let (limit, named) = (task.timeout.unwrap_or_default(), task.attempt_ref(&attempt));
         self.vacate(sequence);
         let agent = self.registry.get_mut(attempt.agent);
-        agent.overrun.insert((sequence, number, attempt.epoch));
+        agent.overrun.insert((sequence, attempt.number, attempt.epoch));
         let id = agent.id.clone();
         let reason = "it ran longer than it may";
         actions.push(Action::Cancel { agent: id.clone(), attempt: named.clone(), reason });

@@ -50,6 +50,11 @@ impl Brake {
         self.not_before = self.not_before.max(moment);
     }
 
+    /// A reign begins, which may have held our own loop up.
+    pub(crate) fn begin(&mut self) {
+        self.canary = None;
+    }
+
     /// Our own message came back. Whether the link had been interrupted is returned.
     pub(crate) fn canary_heard(&mut self, now: Timestamp) -> bool {
         let before = self.canary.replace(now);
@@ -71,7 +76,12 @@ impl Brake {
             self.next_storm = now + STORM + AFTER_STORM;
             return Verdicts::StormBegan;
         }
+        if self.is_free(now) { Verdicts::Free } else { Verdicts::Held }
+    }
+
+    /// Whether nothing speaks against believing what is heard, and what is not.
+    pub(crate) fn is_free(&self, now: Timestamp) -> bool {
         let link_is_well = self.canary.is_none_or(|heard| now.since(heard) <= CANARY_LIMIT);
-        if link_is_well && now >= self.not_before { Verdicts::Free } else { Verdicts::Held }
+        link_is_well && now >= self.not_before && self.storm_until.is_none()
     }
 }

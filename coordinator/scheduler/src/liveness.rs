@@ -1,6 +1,5 @@
 //! What is done about agents: registering, beating, falling silent, leaving.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
 use rustc_hash::FxHashSet;
@@ -12,7 +11,6 @@ use crate::brake::{RETURN, Verdicts};
 use crate::event::{Action, Actions, Dispatch, Notice, Sequence};
 use crate::queue::KindKey;
 use crate::registry::{Agent, AgentKey};
-use crate::scheduler::Timer;
 use crate::tasks::{Attempt, State, Task};
 use crate::{Scheduler, Timestamp};
 
@@ -276,6 +274,8 @@ impl Scheduler {
                 agent.heard(now);
             }
         }
+        // What is heard now may have been said long ago.
+        self.tasks.forget_since_when_they_run();
     }
 
     pub(crate) fn check_agents(&mut self, now: Timestamp, actions: &mut Actions) {
@@ -459,8 +459,14 @@ impl Scheduler {
             None => actions.push(Action::Cancel { agent: agent(), attempt, reason: "it is not wanted any more" }),
             Some(task) => match &task.state {
                 State::Running(current) if is(current, key, &attempt) => match (held.state, current.running_since) {
-                    (HeldState::Running, None) => self.runs(sequence, now),
-                    (HeldState::Done, Some(_)) => self.runs_no_more(sequence),
+                    (HeldState::Running, None) => self.runs_since(sequence, Some(now)),
+                    (HeldState::Running, Some(since)) => {
+                        let limit = task.timeout.map(|limit| limit + OVERRUN);
+                        if limit.is_some_and(|limit| now.since(since) >= limit) && self.brake.is_free(now) {
+                            self.attempt_overrun(sequence, now, actions);
+                        }
+                    }
+                    (HeldState::Done, Some(_)) => self.runs_since(sequence, None),
                     _ => {}
                 },
                 // The agent took over the number of an attempt that it runs already; its next beat says so.
@@ -469,6 +475,8 @@ impl Scheduler {
                 State::Running(_) | State::Settling { .. } => {
                     actions.push(Action::Cancel { agent: agent(), attempt, reason: "another attempt replaced it" });
                 }
+                // The beat is out of date.
+                _ if task.last_ended == Some((held.attempt, held.epoch)) => {}
                 // It was given up for good.
                 _ if self.registry.get(key).overrun.contains(&(sequence, held.attempt, held.epoch)) => {}
                 State::Waiting | State::BackingOff if held.attempt < task.attempts && held.state != HeldState::Done => {
@@ -487,22 +495,10 @@ impl Scheduler {
         }
     }
 
-    /// The agent runs it: from now on it is known how long.
-    fn runs(&mut self, sequence: Sequence, now: Timestamp) {
-        let Some(task) = self.tasks.get_mut(sequence) else { return };
-        let limit = task.timeout;
-        let State::Running(attempt) = &mut task.state else { return };
-        attempt.running_since = Some(now);
-        if let Some(limit) = limit {
-            let due = now + limit + OVERRUN;
-            self.timers.push(Reverse((due, Timer::Overrun(sequence, attempt.number))));
-        }
-    }
-
-    /// It has ended, and its `done` is on the way.
-    fn runs_no_more(&mut self, sequence: Sequence) {
+    /// The agent says that it runs, or that it has ended and its `done` is on the way.
+    fn runs_since(&mut self, sequence: Sequence, since: Option<Timestamp>) {
         if let Some(Task { state: State::Running(attempt), .. }) = self.tasks.get_mut(sequence) {
-            attempt.running_since = None;
+            attempt.running_since = since;
         }
     }
 

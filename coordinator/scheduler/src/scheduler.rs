@@ -107,8 +107,6 @@ pub(crate) enum Timer {
     Deadline(Sequence),
     /// The agent gets work of the kind again.
     Readmission(AgentKey, KindKey),
-    /// The attempt of this number has run so long that its agent should have ended it.
-    Overrun(Sequence, u32),
 }
 
 /// What has been counted since this coordinator leads.
@@ -230,7 +228,6 @@ impl Scheduler {
                 Timer::Retry(sequence) => self.retry(sequence, now, actions),
                 Timer::Deadline(sequence) => self.expire(sequence, now, actions),
                 Timer::Readmission(agent, kind) => self.readmit(agent, kind),
-                Timer::Overrun(sequence, number) => self.attempt_overrun(sequence, number, now, actions),
             }
         }
         // The agent that is emptied for a task may not be the right one any more.
@@ -245,6 +242,7 @@ impl Scheduler {
     fn take_leadership(&mut self, epoch: Epoch, now: Timestamp, actions: &mut Actions) {
         self.epoch = Some(epoch);
         self.counters = Counters::default();
+        self.brake.begin();
         self.forgive_silence(self.config.liveness.lost_after, now);
         let mut awaited = FxHashSet::default();
         for key in self.registry.keys() {

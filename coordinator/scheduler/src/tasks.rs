@@ -26,6 +26,8 @@ pub(crate) struct Task {
     pub(crate) backoff: Backoff,
     /// The number of the last attempt.
     pub(crate) attempts: u32,
+    /// The last attempt whose end its agent has told: a beat that lists it still is out of date.
+    pub(crate) last_ended: Option<(u32, Epoch)>,
     /// How earlier attempts ended.
     pub(crate) history: History,
     pub(crate) last_agent: Option<AgentId>,
@@ -135,6 +137,15 @@ impl Tasks {
     /// The messages that waited for this task.
     pub(crate) fn take_duplicates(&mut self, id: &TaskId) -> Vec<Sequence> {
         if self.duplicates.is_empty() { Vec::new() } else { self.duplicates.remove(id).unwrap_or_default() }
+    }
+
+    /// It is not known any more since when attempts run; the next beats tell that they do.
+    pub(crate) fn forget_since_when_they_run(&mut self) {
+        for task in self.by_sequence.values_mut() {
+            if let State::Running(attempt) = &mut task.state {
+                attempt.running_since = None;
+            }
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Sequence, &Task)> {

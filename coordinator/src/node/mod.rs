@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Context as _;
 use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -58,6 +57,9 @@ const LINGER: Duration = Duration::from_secs(10);
 
 /// How often we send a message to ourselves, to see whether our link is well.
 const CANARY: Duration = Duration::from_millis(100);
+
+/// How long a coordinator holds the lease although it cannot lead.
+const CANNOT_LEAD: Duration = Duration::from_secs(30);
 
 /// Where the broker says that a connection was closed, if this account may hear it.
 const DISCONNECTS: &str = "$SYS.ACCOUNT.*.DISCONNECT";
@@ -105,6 +107,8 @@ pub struct Node {
     next_maintenance: Instant,
     next_canary: Instant,
     reign: Option<Reign>,
+    /// Since when it holds the lease and could not begin to lead.
+    cannot_lead_since: Option<Instant>,
 }
 
 /// What only a leader has.
@@ -193,6 +197,7 @@ impl Node {
             next_maintenance: Instant::now(),
             next_canary: Instant::now(),
             reign: None,
+            cannot_lead_since: None,
         };
         (node, handle)
     }
@@ -311,7 +316,7 @@ impl Node {
         }
     }
 
-    /// Begins to lead, or ends. A coordinator that holds the lease and cannot begin ends its process, so that
+    /// Begins to lead, or ends. A coordinator that holds the lease and cannot begin for long ends its process, so that
     /// another can.
     async fn on_lease(&mut self, change: lease::Change) -> anyhow::Result<()> {
         match change {
@@ -320,17 +325,33 @@ impl Node {
                     reign.lease_until = until;
                     return Ok(());
                 }
-                let reign = self.begin_reign(epoch, until).await.context("the lease is ours, but we cannot lead")?;
-                self.reign = Some(reign);
+                match self.begin_reign(epoch, until).await {
+                    Ok(reign) => (self.reign, self.cannot_lead_since) = (Some(reign), None),
+                    Err(error) => return self.lead_later(error),
+                }
                 self.tell_scheduler(Event::LeadershipTaken(epoch));
                 let detail = Some(format!("{} leads", self.instance));
                 self.tell(Notice { topic: "mesh", what: "led", agent: None, task: None, detail }).await;
                 self.learn_results();
                 self.learn_histories();
             }
-            lease::Change::Lost => self.step_down().await,
+            lease::Change::Lost => {
+                self.cannot_lead_since = None;
+                self.step_down().await;
+            }
         }
         self.publish_status();
+        Ok(())
+    }
+
+    /// The lease is ours, and the streams do not answer. During an election of the broker's that is so for seconds, for
+    /// every coordinator; the next renewal is the next try.
+    fn lead_later(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
+        let since = *self.cannot_lead_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > CANNOT_LEAD {
+            return Err(error.context("the lease is ours, but we cannot lead"));
+        }
+        warn!(error = format!("{error:#}"), "the lease is ours, but we cannot lead yet");
         Ok(())
     }
 

@@ -198,6 +198,18 @@ fn an_order_lost_on_the_way_is_repeated_when_two_beats_lack_it() {
 }
 
 #[test]
+fn an_attempt_that_ended_is_not_taken_back_because_a_beat_is_out_of_date() {
+    let mut mesh = Mesh::with_agents(["ada"]);
+    mesh.deliver(task("resize").backoff(ms(60_000), ms(60_000)));
+    let stale = mesh.agent("ada").pong();
+    mesh.fail("ada", "1");
+
+    mesh.tell(Event::AgentBeat(agent("ada").id, stale));
+
+    assert_eq!(mesh.given_to("ada"), [""; 0]);
+}
+
+#[test]
 fn a_task_whose_orders_never_come_is_placed_anew() {
     let mut mesh = Mesh::with_agents([agent("ada").slots(2), agent("bob")]);
     mesh.deliver_all(["resize", "resize"]);

@@ -170,3 +170,16 @@ fn only_the_task_that_is_to_blame_takes_a_third_agent_down() {
     let expected = [("1", "dead"), ("2", "succeeded"), ("3", "succeeded"), ("4", "succeeded")];
     assert_eq!(outcomes, expected.map(|(id, outcome)| (id.to_owned(), outcome)));
 }
+
+#[test]
+fn a_slow_beginning_of_a_reign_is_no_broken_link() {
+    let mut mesh = Mesh::with_agents(["ada"]);
+    mesh.tell(Event::CanaryHeard);
+    mesh.now = mesh.now + ms(1000);
+    mesh.take_over();
+    mesh.log.clear();
+
+    mesh.tell(Event::CanaryHeard);
+
+    assert_eq!(mesh.told(), [""; 0]);
+}

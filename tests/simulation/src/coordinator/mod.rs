@@ -50,6 +50,9 @@ const CANARY: Duration = Duration::from_millis(100);
 /// How often the broker is told that held messages are still being worked on.
 const EXTENSION: Duration = Duration::from_secs(10);
 
+/// How long a coordinator holds the lease although it cannot lead.
+const CANNOT_LEAD: Duration = Duration::from_secs(30);
+
 /// A coordinator's process, or the place where one will be.
 #[derive(Debug)]
 pub struct Coordinator {
@@ -106,6 +109,8 @@ pub struct Node {
     next_canary: Duration,
     /// The epoch of the reign that begins when the state of the task stream is known.
     beginning: Option<u64>,
+    /// Since when it holds the lease and could not begin to lead.
+    cannot_lead_since: Option<Duration>,
     /// Histories whose record is not answered yet.
     unremembered: BTreeMap<Sequence, (Duration, History)>,
     /// When a reign is over unless the lease is renewed.
@@ -222,6 +227,7 @@ impl Coordinator {
             next_canary: Duration::ZERO,
             beginning: None,
             unremembered: BTreeMap::new(),
+            cannot_lead_since: None,
             lease_until: Duration::ZERO,
             contender: Contender::start(),
             keepers: BTreeMap::new(),
@@ -594,7 +600,10 @@ impl Node {
                     self.call(Ask::LastSequence, calls::Purpose::Begin, ctx);
                 }
             }
-            Change::Lost => self.step_down(ctx),
+            Change::Lost => {
+                self.cannot_lead_since = None;
+                self.step_down(ctx);
+            }
         }
     }
 
@@ -618,11 +627,17 @@ impl Node {
     fn begin_reign(&mut self, last: Option<u64>, ctx: &mut Context) {
         let Some(epoch) = self.beginning.take() else { return };
         let Some(inherited) = last else {
+            // The next renewal of the lease is the next try, for a while.
             ctx.reach(Mark::CouldNotBegin);
-            let at = ctx.now + ctx.rng.u64(ms(500)..secs(2));
-            self.stopped = true;
-            return ctx.ended.push((Owner::Coordinator(self.place), at));
+            let now = self.instant(ctx);
+            if now - *self.cannot_lead_since.get_or_insert(now) > CANNOT_LEAD {
+                let at = ctx.now + ctx.rng.u64(ms(500)..secs(2));
+                self.stopped = true;
+                ctx.ended.push((Owner::Coordinator(self.place), at));
+            }
+            return;
         };
+        self.cannot_lead_since = None;
         let keeper = self.open_keeper(epoch);
         let now = self.instant(ctx);
         self.reign = Some(Reign {

@@ -468,8 +468,8 @@ impl Mesh {
 }
 
 fn heard_by_all(event: &Event) -> bool {
-    use Event::{AgentBeat, AgentBye, AgentHello, AgentReport, LinkRestored};
-    matches!(event, AgentBeat(..) | AgentBye(..) | AgentHello(..) | AgentReport(..) | LinkRestored)
+    use Event::{AgentBeat, AgentBye, AgentHello, AgentReport, CanaryHeard, LinkRestored};
+    matches!(event, AgentBeat(..) | AgentBye(..) | AgentHello(..) | AgentReport(..) | CanaryHeard | LinkRestored)
 }
 
 fn id(agent: &str) -> AgentId {
