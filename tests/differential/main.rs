@@ -61,6 +61,7 @@ async fn compare(seeds: std::ops::Range<u64>, asks: usize) {
         began.elapsed().as_secs_f64(),
         differ.len()
     );
+    differ.iter().for_each(|text| println!("{}", text.lines().next().unwrap_or_default()));
     assert!(differ.is_empty(), "{} of {count} scripts differ; the shortest:\n{}", differ.len(), shortest(&differ));
 }
 

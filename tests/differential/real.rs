@@ -173,7 +173,7 @@ impl Real {
     /// Reads what has come on pulls.
     fn hear(&mut self) {
         while let Some(Some(message)) = self.pulls.next().now_or_never() {
-            self.heard(message);
+            self.heard(&message);
         }
     }
 
@@ -184,13 +184,13 @@ impl Real {
         while count(&self.delivered) < count(&expected.delivered) {
             let Some(left) = SOON.checked_sub(started.elapsed()) else { return };
             match tokio::time::timeout(left, self.pulls.next()).await {
-                Ok(Some(message)) => self.heard(message),
+                Ok(Some(message)) => self.heard(&message),
                 _ => return,
             }
         }
     }
 
-    fn heard(&mut self, message: Message) {
+    fn heard(&mut self, message: &Message) {
         let reply = message.reply.as_ref().filter(|_| message.status.is_none());
         match reply.and_then(|reply| Some((reply, Metadata::parse(reply)?))) {
             Some((reply, metadata)) => {
@@ -290,7 +290,7 @@ impl Real {
             if message.status == Some(StatusCode::NO_RESPONDERS) {
                 return Some("nobody listens".to_owned());
             }
-            self.heard(message);
+            self.heard(&message);
         }
         None
     }

@@ -228,9 +228,11 @@ impl Broker {
     pub(super) fn time_out(&mut self, ctx: &mut Context) {
         let mut ended = Vec::new();
         for lane in self.lanes.values_mut() {
-            let (over, left) = std::mem::take(&mut lane.pulls).into_iter().partition(|pull| pull.expires <= ctx.now);
+            let (over, left): (VecDeque<Pull>, _) =
+                std::mem::take(&mut lane.pulls).into_iter().partition(|pull| pull.expires <= ctx.now);
             lane.pulls = left;
-            ended.extend::<VecDeque<Pull>>(over);
+            lane.is_awake |= !over.is_empty();
+            ended.extend(over);
             lane.time_out(ctx.now);
         }
         for pull in ended {
