@@ -153,7 +153,7 @@ fn written_url(dir: &Path) -> Option<String> {
 }
 
 /// As much of an old server as a client meets before it asks for its version.
-async fn old_server() -> String {
+pub(crate) async fn old_server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("nats://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {

@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_surroundings;
 mod busy;
 mod contract;
+mod doctor;
 mod drain;
 mod foreign;
 mod identity;

@@ -94,10 +94,15 @@ impl Builder {
         self
     }
 
-    /// The broker's streams on a disk of their own, and whether each message is synced before it is confirmed.
-    pub fn on_disk(mut self, disk: &Disk, sync_always: bool) -> Self {
+    /// The broker's streams on a disk of their own.
+    pub fn on_disk(mut self, disk: &Disk) -> Self {
         self.disk = Some(disk.clone());
-        self.sync_always = sync_always;
+        self
+    }
+
+    /// A broker that syncs each message before it confirms it.
+    pub fn sync_always(mut self) -> Self {
+        self.sync_always = true;
         self
     }
 

@@ -216,7 +216,8 @@ pub async fn power_cut(options: &Options) -> Figures {
 
 async fn mesh_on(disk: &Disk, options: &Options) -> Mesh {
     let mesh = ["ada", "bob"].into_iter().fold(Mesh::builder(), |mesh: Builder, id| mesh.agent(id, 16, BUILTINS));
-    mesh.on_disk(disk, options.sync_always).start().await
+    let mesh = mesh.on_disk(disk);
+    if options.sync_always { mesh.sync_always().start().await } else { mesh.start().await }
 }
 
 /// The kernel takes mount and loop device down when the last process that sees them has ended, a moment later.

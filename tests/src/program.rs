@@ -59,12 +59,13 @@ pub fn command(args: &[&str]) -> Command {
 
 /// Runs the program under test until it ends.
 pub async fn run(args: &[&str]) -> Output {
-    finish(command(args), args).await
+    finish(command(args)).await
 }
 
-async fn finish(mut command: Command, args: &[&str]) -> Output {
+/// Runs a command until it ends.
+pub async fn finish(mut command: Command) -> Output {
     let ended = tokio::time::timeout(LIMIT, command.output()).await;
-    let output = ended.unwrap_or_else(|_| panic!("{args:?} does not end")).expect("the program can be started");
+    let output = ended.unwrap_or_else(|_| panic!("{command:?} does not end")).expect("the program can be started");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Output { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream;
-use async_nats::{HeaderMap, StatusCode};
+use async_nats::{HeaderMap, RequestErrorKind, StatusCode};
 use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all};
 use serde::Deserialize;
 use shared::api::{Event, Mesh};
 use shared::connect::{Counters, Patience, Settings};
-use shared::{Client, Epoch, Kind, Priority, TaskId};
+use shared::subject::{AgentVerb, InboxVerb};
+use shared::{AgentId, Client, Epoch, Kind, Priority, TaskId};
 
 use crate::cli::api::{self, Api};
 use crate::store::{Config, Store};
@@ -38,11 +39,15 @@ pub(super) struct Facts {
     pub(super) server: Answer<Server>,
     pub(super) jetstream: Answer<JetStream>,
     pub(super) streams: Vec<Stream>,
+    /// The bucket of the leader's lease; `None` if there is none.
+    pub(super) lease: Answer<Option<Found>>,
     pub(super) monitors: Answer<Vec<Varz>>,
     pub(super) clock: Answer<Clock>,
     pub(super) leader: Answer<Mesh>,
     pub(super) lanes: Answer<Vec<String>>,
     pub(super) probes: Vec<(Role, String, Probe)>,
+    /// Whether these credentials may hear agents.
+    pub(super) hears_agents: Answer<bool>,
     /// Errors that the server told us while we asked: permission violations, above all.
     pub(super) server_errors: u64,
 }
@@ -101,6 +106,8 @@ pub(super) struct Varz {
     pub(super) ping_max: u32,
     pub(super) slow_consumers: u64,
     pub(super) stale_connections: u64,
+    pub(super) connections: u64,
+    pub(super) max_connections: u64,
     pub(super) jetstream: JetStreamVarz,
 }
 
@@ -109,6 +116,7 @@ pub(super) struct Varz {
 #[serde(default)]
 pub(super) struct JetStreamVarz {
     pub(super) config: Option<JetStreamConfig>,
+    pub(super) stats: JetStreamStats,
     pub(super) meta: Option<Meta>,
 }
 
@@ -119,6 +127,18 @@ pub(super) struct JetStreamConfig {
     /// Nanoseconds.
     pub(super) sync_interval: u64,
     pub(super) sync_always: bool,
+    /// Bytes of streams in files that the server takes.
+    pub(super) max_storage: u64,
+}
+
+/// What JetStream holds on that server.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct JetStreamStats {
+    /// Bytes in files.
+    pub(super) storage: u64,
+    /// Bytes that streams with a limit keep free for themselves.
+    pub(super) reserved_storage: u64,
 }
 
 /// The cluster of JetStream servers.
@@ -147,7 +167,7 @@ pub(super) enum Role {
 /// What became of a message that every stream refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Probe {
-    /// A stream got it and refused it: so it may be published.
+    /// Whom it is for got it and refused it, or the server says that nobody is there: so it may be published.
     Reached,
     /// No stream takes its subject.
     NoStream,
@@ -184,11 +204,13 @@ impl Facts {
             server: Err(unknown()),
             jetstream: Err(unknown()),
             streams: Vec::new(),
+            lease: Err(unknown()),
             monitors: Err(unknown()),
             clock: Err(unknown()),
             leader: Err(unknown()),
             lanes: Err(unknown()),
             probes: Vec::new(),
+            hears_agents: Err(unknown()),
             server_errors: 0,
         }
     }
@@ -207,7 +229,9 @@ impl Examiner {
         (facts.jetstream, facts.leader) = tokio::join!(self.jetstream(), self.leader());
         // The rest would only find the same again, each after its own time.
         if facts.jetstream.is_ok() {
-            facts.streams = self.streams().await;
+            (facts.streams, facts.lease) = tokio::join!(self.streams(), self.lease());
+            // By itself: what it hears are refusals, which could be those of others.
+            facts.hears_agents = self.hears_agents().await;
             (facts.clock, facts.lanes, facts.probes) = tokio::join!(self.clock(), self.lanes(), self.probes());
         }
         facts.server_errors = self.counters.server_errors.load(Ordering::Relaxed);
@@ -219,7 +243,7 @@ impl Examiner {
         // Nobody listens there, which the server itself says at once.
         let nobody = self.client.subjects().coordinator("doctor");
         let answer = self.client.nats().request(nobody, "".into()).await;
-        let refused = answer.err().is_some_and(|error| error.kind() == async_nats::RequestErrorKind::NoResponders);
+        let refused = answer.err().is_some_and(|error| error.kind() == RequestErrorKind::NoResponders);
         Server {
             id: info.server_id,
             name: info.server_name,
@@ -256,14 +280,22 @@ impl Examiner {
     }
 
     async fn stream(&self, wanted: stream::Config) -> Stream {
-        let found = match self.client.jetstream().get_stream(&wanted.name).await {
+        let found = self.find(&wanted.name).await;
+        Stream { wanted, found }
+    }
+
+    async fn lease(&self) -> Answer<Option<Found>> {
+        self.find(&format!("KV_{}", self.client.subjects().lease_bucket())).await
+    }
+
+    async fn find(&self, name: &str) -> Answer<Option<Found>> {
+        match self.client.jetstream().get_stream(name).await {
             Ok(stream) => Ok(Some(read_stream(stream.cached_info().clone()))),
             Err(error) => match error.kind() {
                 GetStreamErrorKind::JetStream(e) if e.code() == 404 => Ok(None),
                 _ => Err(told(&error)),
             },
-        };
-        Stream { wanted, found }
+        }
     }
 
     /// Stores an event and reads when the server says that it was.
@@ -304,17 +336,42 @@ impl Examiner {
         let subjects = self.client.subjects();
         let kind = Kind::new("doctor").expect("it is a good name");
         let id = TaskId::new("doctor").expect("it is a good name");
-        let probed = [
+        let agent = AgentId::new("doctor").expect("it is a good name");
+        let (tasks, results) = (subjects.tasks_stream(), subjects.results_stream());
+        let stored = [
             (Role::Client, subjects.task(&kind, Priority::Normal, &id)),
             (Role::Coordinator, subjects.result(&id)),
             (Role::Coordinator, subjects.dead(&kind)),
             (Role::Coordinator, subjects.event("mesh", "doctor")),
+            (Role::Coordinator, subjects.history(0, Epoch(0))),
+            (Role::Coordinator, format!("$KV.{}.doctor", subjects.lease_bucket())),
         ];
-        let probe = |(role, subject): (Role, String)| async move {
+        // Each is about something that there is not, so that it can only be refused.
+        let purge = format!(r#"{{"filter":"{}"}}"#, subjects.histories_of(0));
+        let asked = [
+            (format!("$JS.API.STREAM.PURGE.{}", subjects.history_stream()), &*purge),
+            (format!("$JS.API.CONSUMER.CREATE.{tasks}.{NO_STREAM}"), r#"{"stream_name":"","config":{}}"#),
+            (format!("$JS.API.CONSUMER.DELETE.{tasks}.{NO_STREAM}"), ""),
+            (format!("$JS.API.CONSUMER.MSG.NEXT.{tasks}.{NO_STREAM}"), "1"),
+            (format!("$JS.API.STREAM.MSG.DELETE.{tasks}"), r#"{"seq":18446744073709551615}"#),
+            (format!("$JS.API.DIRECT.GET.{results}.{}", subjects.result(&id)), ""),
+            (format!("$JS.ACK.{tasks}.{NO_STREAM}.1.1.1.1.0"), "+WPI"),
+            (subjects.inbox(&agent, InboxVerb::Ping), ""),
+        ];
+        let store = |(role, subject): (Role, String)| async move {
             let probe = self.probe(&subject).await;
             (role, subject, probe)
         };
-        join_all(probed.map(probe)).await
+        let ask = |(subject, body): (String, String)| async move {
+            let probe = self.ask(&subject, body).await;
+            (Role::Coordinator, subject, probe)
+        };
+        let (mut probes, more) = tokio::join!(
+            join_all(stored.map(store)),
+            join_all(asked.map(|(subject, body)| ask((subject, body.to_owned()))))
+        );
+        probes.extend(more);
+        probes
     }
 
     /// Publishes what every stream refuses.
@@ -323,14 +380,32 @@ impl Examiner {
         headers.insert(async_nats::header::NATS_EXPECTED_STREAM, NO_STREAM);
         let request = self.client.nats().request_with_headers(subject.to_owned(), headers, "".into());
         match tokio::time::timeout(ANSWER, request).await {
-            Err(_) => Probe::Silence,
-            Ok(Err(error)) => match error.kind() {
-                async_nats::RequestErrorKind::NoResponders => Probe::NoStream,
-                async_nats::RequestErrorKind::TimedOut => Probe::Silence,
-                _ => Probe::Other(told(&error)),
-            },
             Ok(Ok(answer)) => read_probe(&answer.payload),
+            Ok(Err(error)) => unanswered(&error, Probe::NoStream),
+            Err(_) => Probe::Silence,
         }
+    }
+
+    /// Asks what can only be refused. Whatever the answer is: what is not allowed is not answered.
+    async fn ask(&self, subject: &str, body: String) -> Probe {
+        let request = self.client.nats().request(subject.to_owned(), body.into());
+        match tokio::time::timeout(ANSWER, request).await {
+            Ok(Ok(_)) => Probe::Reached,
+            Ok(Err(error)) => unanswered(&error, Probe::Reached),
+            Err(_) => Probe::Silence,
+        }
+    }
+
+    /// The server says only on the connection itself that a subscription is refused, before its next answer.
+    async fn hears_agents(&self) -> Answer<bool> {
+        let agent = AgentId::new("doctor").expect("it is a good name");
+        let refusals = || self.counters.server_errors.load(Ordering::Relaxed);
+        let before = refusals();
+        let subject = self.client.subjects().agent(&agent, AgentVerb::Beat);
+        let subscribed = self.client.nats().subscribe(subject).await.map_err(|e| e.to_string())?;
+        self.client.jetstream().query_account().await.map_err(|e| told(&e))?;
+        drop(subscribed);
+        Ok(refusals() == before)
     }
 
     /// What the servers tell the system account, and accounts that import this question from it.
@@ -380,6 +455,14 @@ fn read_stream(info: stream::Info) -> Found {
         has_leader: info.cluster.as_ref().is_none_or(|cluster| cluster.leader.as_ref().is_some_and(|l| !l.is_empty())),
         stale_copies: copies.iter().filter(|c| !c.current || c.offline).map(|c| c.name.clone()).collect(),
         config: info.config,
+    }
+}
+
+fn unanswered(error: &async_nats::RequestError, nobody: Probe) -> Probe {
+    match error.kind() {
+        RequestErrorKind::NoResponders => nobody,
+        RequestErrorKind::TimedOut => Probe::Silence,
+        _ => Probe::Other(told(error)),
     }
 }
 

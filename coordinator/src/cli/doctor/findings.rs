@@ -24,6 +24,10 @@ const SKEW_WARN_MS: i64 = 1_000;
 const SKEW_FAIL_MS: i64 = 60_000;
 /// Shares of an account's storage above which it is nearly full.
 const NEARLY_FULL: f64 = 0.8;
+/// Most lanes that a leader makes: four that kinds share, and those that kinds have for themselves.
+const LANES: i32 = 52;
+/// What the server must have room for beside what it holds: the events keep that much for themselves.
+const ROOM: u64 = 1 << 30;
 const SEE_STREAMS: &str = "see what is said of the streams";
 const SMALL_PAYLOAD: usize = 64 << 10;
 /// The server's own advice (nats.conf, `max_payload`).
@@ -40,7 +44,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         Ok(account) => {
             findings.push(jetstream(account));
             findings.extend(facts.streams.iter().map(settings));
-            findings.extend([copies(facts, server), process_death(&facts.streams), power_cut(facts)]);
+            findings.push(lease(facts));
+            findings.extend([process_death(&facts.streams), power_cut(facts), server_loss(facts, server)]);
             findings.extend([duplicates(&facts.streams), results(&facts.streams), clock(&facts.clock)]);
             findings.push(lanes(&facts.lanes, &facts.leader));
             findings.extend([submitting(facts), coordinating(facts)]);
@@ -227,6 +232,24 @@ fn deviations(wanted: &stream::Config, found: &Found) -> Vec<(Level, String, &'s
         "set discard to old, or take its limits away",
     );
     problem(
+        config.max_bytes > 0 && found.bytes as f64 >= config.max_bytes as f64 * NEARLY_FULL && holds_tasks,
+        Level::Warn,
+        format!("{} of {} are used", bytes(found.bytes), bytes(config.max_bytes.cast_unsigned())),
+        "raise max_bytes, or add agents: when it is full, tasks are refused",
+    );
+    problem(
+        config.max_message_size > 0 && config.max_message_size.cast_unsigned() as usize <= SMALL_PAYLOAD,
+        Level::Warn,
+        format!("it refuses messages of more than {}", bytes(u64::from(config.max_message_size.cast_unsigned()))),
+        "set max_msg_size to -1: the server's max_payload is limit enough",
+    );
+    problem(
+        holds_tasks && config.max_consumers > 0 && config.max_consumers < LANES,
+        Level::Warn,
+        format!("it takes no more than {} consumers", config.max_consumers),
+        "make it anew without max_consumers: busy kinds get lanes of their own, which are consumers",
+    );
+    problem(
         !found.has_leader,
         Level::Fail,
         "none of its servers leads it".to_owned(),
@@ -252,26 +275,6 @@ fn named(streams: &[Stream], suffix: &str) -> Option<stream::Config> {
 /// The fewest copies of what must not be lost.
 fn fewest_copies(streams: &[Stream]) -> Option<usize> {
     present(streams).map(|found| found.config.num_replicas.max(1)).min()
-}
-
-fn copies(facts: &Facts, server: &Server) -> Finding {
-    let check = "copies";
-    let Some(copies) = fewest_copies(&facts.streams) else {
-        return unverified(check, "no stream was seen", SEE_STREAMS);
-    };
-    let sizes = facts.monitors.iter().flatten().filter_map(|varz| Some(varz.jetstream.meta.as_ref()?.cluster_size));
-    let servers = sizes.max().map_or(String::new(), |size| format!(" of {size} servers"));
-    match (&server.cluster, copies) {
-        (None, 1) => ok(check, "one, on a single server: while that is down nothing is accepted"),
-        (None, n) => ok(check, format!("{n}")),
-        (Some(cluster), 1) => warn(
-            check,
-            format!("one, in cluster `{cluster}`{servers}: what its server holds is out of reach while that is down"),
-            "set the streams to 3 copies (`nats stream edit --replicas 3`), and run `coordinator serve --replicas 3`",
-        ),
-        (Some(_), 2) => warn(check, "two: both are needed for a write", "use 3: then one server may be lost"),
-        (Some(cluster), n) => ok(check, format!("{n} in cluster `{cluster}`{servers}")),
-    }
 }
 
 /// Whether what was accepted survives kill -9 of the server.
@@ -334,6 +337,64 @@ fn power_cut(facts: &Facts) -> Finding {
     }
     let found = format!("loses what was accepted in the last {interval} before it (sync_interval: {interval})");
     warn(check, found, format!("{advice}, at about a tenth of the throughput, where that matters"))
+}
+
+/// Whether what was accepted survives that a server is gone for good, with its disk.
+fn server_loss(facts: &Facts, server: &Server) -> Finding {
+    let check = "loss of a server";
+    let Some(copies) = fewest_copies(&facts.streams) else {
+        return unverified(check, "no stream was seen", SEE_STREAMS);
+    };
+    let sizes = facts.monitors.iter().flatten().filter_map(|varz| Some(varz.jetstream.meta.as_ref()?.cluster_size));
+    let servers = sizes.max().map_or(String::new(), |size| format!(" of {size} servers"));
+    match (&server.cluster, copies) {
+        (None, _) => warn(
+            check,
+            "not survived: there is a single server, and what was accepted is gone with its disk",
+            "where that matters, run three servers as a cluster, and `coordinator serve --replicas 3`",
+        ),
+        (Some(cluster), 1) => warn(
+            check,
+            format!("not survived: one copy in cluster `{cluster}`{servers}, out of reach while its server is down"),
+            "set the streams to 3 copies (`nats stream edit --replicas 3`), and run `coordinator serve --replicas 3`",
+        ),
+        (Some(_), 2) => warn(check, "two copies: both are needed for a write", "use 3: then one server may be lost"),
+        (Some(cluster), n) => ok(check, format!("survived: {n} copies in cluster `{cluster}`{servers}")),
+    }
+}
+
+/// The bucket that says who leads: without it nobody does.
+fn lease(facts: &Facts) -> Finding {
+    let check = "lease";
+    let found = match &facts.lease {
+        Ok(Some(found)) => found,
+        Ok(None) => return fail(check, "there is no bucket for it", "start `coordinator serve`, which makes it"),
+        Err(error) => {
+            return unverified(check, error.clone(), "let these credentials publish to `$JS.API.STREAM.INFO.>`");
+        }
+    };
+    let config = &found.config;
+    let remake = "delete the bucket and let a coordinator make it";
+    if !config.allow_message_ttl {
+        return fail(check, "its bucket refuses lifetimes, so that nobody can take it", remake);
+    }
+    if config.max_messages_per_subject > 1 {
+        return warn(check, "its bucket keeps a history, which nobody reads", remake);
+    }
+    if !found.has_leader {
+        return fail(check, "none of its servers leads its bucket", "bring the cluster's servers back");
+    }
+    let copies = config.num_replicas.max(1);
+    match fewest_copies(&facts.streams) {
+        Some(streams) if copies < streams => warn(
+            check,
+            format!(
+                "its bucket has fewer copies ({copies}) than the streams ({streams}): with its server goes the leader"
+            ),
+            format!("set `{}` to {streams} copies (`nats stream edit --replicas {streams}`)", config.name),
+        ),
+        _ => ok(check, format!("kept in `{}`, copies: {copies}", config.name)),
+    }
 }
 
 /// Whether a publish that is repeated is recognised.
@@ -446,14 +507,20 @@ fn coordinating(facts: &Facts) -> Finding {
     if probes.iter().any(|(.., probe)| *probe == Probe::NoStream) {
         return unverified(check, "a stream is missing", SEE_STREAMS);
     }
-    let denied: Vec<&str> =
-        probes.iter().filter(|(.., probe)| *probe != Probe::Reached).map(|(_, subject, _)| subject.as_str()).collect();
+    let mut denied: Vec<String> = probes
+        .iter()
+        .filter(|(.., probe)| *probe != Probe::Reached)
+        .map(|(_, subject, _)| format!("publish to {subject}"))
+        .collect();
+    if facts.hears_agents == Ok(false) {
+        denied.push(format!("subscribe to {}.agent.*.*", facts.mesh));
+    }
     if denied.is_empty() {
-        return ok(check, "these credentials may record results, dead letters and events, as a coordinator must");
+        return ok(check, "these credentials may do what a coordinator must");
     }
     warn(
         check,
-        format!("these credentials cannot publish to {}{}", denied.join(", "), refusals(facts)),
+        format!("these credentials cannot {}{}", denied.join(", "), refusals(facts)),
         "right for a client's credentials; a coordinator's must be allowed to",
     )
 }
@@ -516,12 +583,52 @@ fn monitored(facts: &Facts, server: &Server) -> Vec<Finding> {
             "give the address of the server that --nats names; what is said here of its disk is not true of it",
         ));
     }
-    findings.extend([pings(servers), slow_consumers(servers)]);
+    findings.extend([room(facts, servers), connections(servers), pings(servers), slow_consumers(servers)]);
     findings
 }
 
 fn unseen(why: &str) -> Finding {
-    unverified("ping_interval, slow consumers", format!("cannot be seen: {why}"), "give --monitor, as above")
+    unverified(
+        "room, connections, ping_interval, slow consumers",
+        format!("cannot be seen: {why}"),
+        "give --monitor, as above",
+    )
+}
+
+/// Whether the servers have room for the streams.
+fn room(facts: &Facts, servers: &[Varz]) -> Finding {
+    let check = "room for streams";
+    let of = |varz: &Varz| {
+        let (config, stats) = (varz.jetstream.config.as_ref()?, &varz.jetstream.stats);
+        let taken = stats.storage.max(stats.reserved_storage);
+        Some((config.max_storage.saturating_sub(taken), config.max_storage))
+    };
+    let Some((left, all)) = servers.iter().filter_map(of).filter(|(_, all)| *all > 0).min() else {
+        return unverified(check, "the server does not tell", "look at max_file_store in its `jetstream` block");
+    };
+    let found = format!("{} of {} are left", bytes(left), bytes(all));
+    let advice = "raise max_file_store, or make room on the disk";
+    let lacks_streams = facts.streams.iter().any(|stream| matches!(stream.found, Ok(None)));
+    if lacks_streams && left < ROOM {
+        return fail(check, format!("{found}, and the streams that are missing need {}", bytes(ROOM)), advice);
+    }
+    if (left as f64) < all as f64 * (1.0 - NEARLY_FULL) {
+        return warn(check, found, format!("{advice}: when there is none, tasks are refused and results wait"));
+    }
+    ok(check, found)
+}
+
+fn connections(servers: &[Varz]) -> Finding {
+    let check = "connections";
+    let share = |varz: &Varz| varz.connections as f64 / varz.max_connections.max(1) as f64;
+    let Some(fullest) = servers.iter().max_by(|a, b| share(a).total_cmp(&share(b))) else {
+        return unverified(check, "no server was seen", "give --monitor");
+    };
+    let found = format!("{} of {} that `{}` takes", fullest.connections, fullest.max_connections, fullest.server_name);
+    if share(fullest) >= NEARLY_FULL {
+        return warn(check, found, "raise max_connections: an agent has two, and those beyond are refused");
+    }
+    ok(check, found)
 }
 
 fn pings(servers: &[Varz]) -> Finding {
@@ -564,7 +671,7 @@ fn bytes(bytes: u64) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::facts::{JetStreamConfig, JetStreamVarz, Meta};
+    use super::super::facts::{JetStreamConfig, JetStreamStats, JetStreamVarz, Meta};
     use super::*;
 
     #[test]
@@ -634,11 +741,46 @@ mod tests {
     #[test]
     fn one_copy_is_too_few_where_there_are_several_servers() {
         let mut facts = healthy();
-        let clustered = Server { cluster: Some("c".into()), ..server() };
-
-        assert_eq!(level(&Facts { server: Ok(clustered.clone()), ..facts.clone() }, "copies"), Level::Warn);
+        alter(&mut facts, "_", |config| config.num_replicas = 1);
+        assert_eq!(level(&facts, "loss of a server"), Level::Warn);
         alter(&mut facts, "_", |config| config.num_replicas = 3);
-        assert_eq!(level(&Facts { server: Ok(clustered), ..facts }, "copies"), Level::Ok);
+        assert_eq!(level(&facts, "loss of a server"), Level::Ok);
+
+        let single = Server { cluster: None, ..server() };
+        assert_eq!(level(&Facts { server: Ok(single), ..facts }, "loss of a server"), Level::Warn);
+    }
+
+    #[test]
+    fn a_lease_that_could_not_be_taken_or_would_be_lost_first_is_found() {
+        let with = |change: fn(&mut stream::Config)| {
+            let mut facts = healthy();
+            let Ok(Some(found)) = &mut facts.lease else { panic!("it is there") };
+            change(&mut found.config);
+            level(&facts, "lease")
+        };
+
+        assert_eq!(with(|config| config.allow_message_ttl = false), Level::Fail);
+        assert_eq!(with(|config| config.num_replicas = 1), Level::Warn);
+        assert_eq!(with(|config| config.max_messages_per_subject = 5), Level::Warn);
+        assert_eq!(level(&Facts { lease: Ok(None), ..healthy() }, "lease"), Level::Fail);
+    }
+
+    #[test]
+    fn limits_that_are_nearly_reached_are_told() {
+        let with = |change: fn(&mut Varz)| {
+            let mut facts = healthy();
+            facts.monitors.iter_mut().flatten().for_each(change);
+            facts
+        };
+        let nearly_full = with(|varz| varz.jetstream.stats.reserved_storage = 9 << 30);
+
+        assert_eq!(level(&with(|varz| varz.connections = 60_000), "connections"), Level::Warn);
+        assert_eq!(level(&nearly_full, "room for streams"), Level::Warn);
+        assert_eq!(level(&with(|varz| varz.jetstream.stats.storage = 9 << 30), "room for streams"), Level::Warn);
+
+        let mut without = with(|varz| varz.jetstream.stats.reserved_storage = (10 << 30) - 1);
+        without.streams[2].found = Ok(None);
+        assert_eq!(level(&without, "room for streams"), Level::Fail);
     }
 
     #[test]
@@ -679,6 +821,7 @@ mod tests {
         facts.probes[1].2 = Probe::Silence;
 
         assert_eq!((level(&facts, "submitting"), level(&facts, "coordinating")), (Level::Ok, Level::Warn));
+        assert_eq!(level(&Facts { hears_agents: Ok(false), ..healthy() }, "coordinating"), Level::Warn);
 
         facts.probes[0].2 = Probe::Silence;
         assert_eq!(level(&facts, "submitting"), Level::Fail);
@@ -687,8 +830,10 @@ mod tests {
     #[test]
     fn the_monitoring_of_another_server_is_not_believed() {
         let other = Varz { server_id: "B".into(), ..varz(true) };
+        let single = Server { cluster: None, ..server() };
+        let facts = Facts { monitors: Ok(vec![other]), server: Ok(single), ..healthy() };
 
-        assert_eq!(level(&Facts { monitors: Ok(vec![other]), ..healthy() }, "monitoring"), Level::Fail);
+        assert_eq!(level(&facts, "monitoring"), Level::Fail);
     }
 
     #[test]
@@ -732,6 +877,7 @@ mod tests {
                 stream("HIVE_EVENTS", RetentionPolicy::Limits, DiscardPolicy::Old),
                 stream("HIVE_DEAD", RetentionPolicy::Limits, DiscardPolicy::Old),
             ],
+            lease: Ok(Some(bucket())),
             monitors: Ok(vec![varz(true)]),
             clock: Ok(Clock { ahead_ms: 1, uncertain_ms: 1 }),
             leader: Ok(mesh()),
@@ -741,8 +887,20 @@ mod tests {
                 coordinator("result"),
                 coordinator("dead"),
             ],
+            hears_agents: Ok(true),
             server_errors: 0,
         }
+    }
+
+    fn bucket() -> Found {
+        let config = stream::Config {
+            name: "KV_HIVE_LEASE".into(),
+            num_replicas: 3,
+            allow_message_ttl: true,
+            max_messages_per_subject: 1,
+            ..stream::Config::default()
+        };
+        Found { config, messages: 1, bytes: 100, has_leader: true, stale_copies: Vec::new() }
     }
 
     fn server() -> Server {
@@ -750,19 +908,25 @@ mod tests {
             id: "A".into(),
             name: "a".into(),
             version: "2.15.1".into(),
-            cluster: None,
+            cluster: Some("c".into()),
             max_payload: 1 << 20,
             round_trip: Some(Duration::from_millis(1)),
         }
     }
 
     fn varz(sync_always: bool) -> Varz {
-        let config = JetStreamConfig { sync_interval: 120_000_000_000, sync_always };
+        let config = JetStreamConfig { sync_interval: 120_000_000_000, sync_always, max_storage: 10 << 30 };
         Varz {
             server_id: "A".into(),
             ping_interval: 10_000_000_000,
             ping_max: 2,
-            jetstream: JetStreamVarz { config: Some(config), meta: Some(Meta { cluster_size: 1 }) },
+            connections: 3,
+            max_connections: 65_536,
+            jetstream: JetStreamVarz {
+                config: Some(config),
+                stats: JetStreamStats::default(),
+                meta: Some(Meta { cluster_size: 3 }),
+            },
             ..Varz::default()
         }
     }
@@ -774,7 +938,7 @@ mod tests {
             retention,
             discard,
             storage: StorageType::File,
-            num_replicas: 1,
+            num_replicas: 3,
             allow_direct: true,
             max_age: if name == "HIVE_RESULTS" { Duration::from_secs(86_400) } else { Duration::ZERO },
             duplicate_window: Duration::from_secs(120),
