@@ -112,12 +112,13 @@ impl Real {
             tokio::time::sleep_until(due.into()).await;
             let answer = match &step.ask {
                 Some(ask) => self.ask(ask).await,
-                None => None,
+                None => Ok(None),
             };
             if due.elapsed() > late {
                 return Err(Stopped::Late);
             }
-            self.compare(step, answer).await.map_err(|how| Stopped::Differs { step: place, how })?;
+            let differs = |error: anyhow::Error| Stopped::Differs { step: place, how: format!("{error:#}") };
+            self.compare(step, answer.map_err(differs)?).await.map_err(|how| Stopped::Differs { step: place, how })?;
         }
         Ok(())
     }
@@ -145,7 +146,7 @@ impl Real {
         let started = Instant::now();
         loop {
             self.hear();
-            let state = self.state().await;
+            let state = self.state().await.map_err(|error| format!("{error:#}"))?;
             if state == *expected {
                 return Ok(());
             }
@@ -156,18 +157,18 @@ impl Real {
         }
     }
 
-    async fn state(&self) -> State {
-        let mut stream = self.store.jetstream().get_stream(self.subjects.tasks_stream()).await.expect("it is there");
-        let info = stream.info().await.expect("it is there").state.clone();
+    async fn state(&self) -> anyhow::Result<State> {
+        let mut stream = self.store.jetstream().get_stream(self.subjects.tasks_stream()).await?;
+        let info = stream.info().await?.state.clone();
         let mut lanes = BTreeMap::new();
         let mut consumers = stream.consumers();
-        while let Some(consumer) = consumers.try_next().await.expect("a server lists its consumers") {
+        while let Some(consumer) = consumers.try_next().await? {
             let counts = (consumer.num_pending as usize, consumer.num_ack_pending, consumer.num_waiting);
             lanes.insert(self.lanes[&consumer.name], counts);
         }
         let State { messages, first, last, .. } =
             State { messages: info.messages, first: info.first_sequence, last: info.last_sequence, ..State::default() };
-        State { messages, first, last, lanes, ended: self.ended.clone() }
+        Ok(State { messages, first, last, lanes, ended: self.ended.clone() })
     }
 
     /// Reads what has come on pulls.
@@ -206,42 +207,42 @@ impl Real {
         }
     }
 
-    async fn ask(&mut self, ask: &Ask) -> Option<String> {
+    async fn ask(&mut self, ask: &Ask) -> anyhow::Result<Option<String>> {
         self.asks += 1;
-        Some(match ask {
+        Ok(Some(match ask {
             Ask::Submit(submission) => self.submit(submission).await,
             Ask::Pull(lane, batch) => return self.pull(*lane, *batch).await,
             Ask::Ack(lane, sequence) => self.acknowledge(*lane, *sequence, "+ACK").await,
             Ask::Nak(lane, sequence, delay) => {
                 let later = format!(r#"-NAK {{"delay":{}}}"#, span(*delay).as_nanos());
                 self.acknowledge(*lane, *sequence, &later).await;
-                return None;
+                return Ok(None);
             }
             Ask::Extend(lane, sequence) => {
                 self.acknowledge(*lane, *sequence, "+WPI").await;
-                return None;
+                return Ok(None);
             }
             Ask::Remove(sequence) => {
                 let (subject, body) = self.store.removal(sequence.0);
-                self.nats.request(subject, body).await.expect("a server answers");
+                self.nats.request(subject, body).await?;
                 "gone".to_owned()
             }
-            Ask::LastSequence => format!("last {}", self.store.task_count().await.expect("a server counts").1),
-            Ask::ListLanes => self.list_lanes().await,
-            Ask::PutLane(name, kinds) => self.put_lane(*name, kinds).await,
+            Ask::LastSequence => format!("last {}", self.store.task_count().await?.1),
+            Ask::ListLanes => self.list_lanes().await?,
+            Ask::PutLane(name, kinds) => self.put_lane(*name, kinds).await?,
             Ask::DeleteLane(name) => {
                 self.store.remove_lane(&lane_name(*name)).await.map_or("refused".to_owned(), |()| "ok".to_owned())
             }
             Ask::Record(record, _) => self.record(record).await,
             Ask::LookUp(id) => self.look_up(self.store.result_lookup(id)).await,
-            Ask::ListResults => self.list_results().await,
-            Ask::Queued(sequence) => messages(self.store.queued(sequence.0).await),
-            Ask::QueuedById(id) => messages(self.store.queued_by_id(id).await),
-            Ask::ReadLease => self.read_lease().await,
-            Ask::WriteLease(holder, revision) => self.write_lease(*holder, *revision).await,
-            Ask::PurgeLease(revision) => self.purge_lease(*revision).await,
+            Ask::ListResults => self.list_results().await?,
+            Ask::Queued(sequence) => messages(self.store.queued(sequence.0).await?.as_ref()),
+            Ask::QueuedById(id) => messages(self.store.queued_by_id(id).await?.as_ref()),
+            Ask::ReadLease => self.read_lease().await?,
+            Ask::WriteLease(holder, revision) => self.write_lease(*holder, *revision).await?,
+            Ask::PurgeLease(revision) => self.purge_lease(*revision).await?,
             other => panic!("scripts do not ask {other:?}"),
-        })
+        }))
     }
 
     async fn request(&self, subject: String, headers: HeaderMap, body: Bytes) -> Result<Message, String> {
@@ -280,19 +281,19 @@ impl Real {
         }
     }
 
-    async fn pull(&mut self, lane: LaneName, batch: usize) -> Option<String> {
+    async fn pull(&mut self, lane: LaneName, batch: usize) -> anyhow::Result<Option<String>> {
         let (subject, body) = self.store.pull(&lane_name(lane), batch, span(self.timing.pull_expires));
         let reply = format!("pull.{}.{}", self.subjects.mesh(), self.asks);
-        self.nats.publish_with_reply(subject, reply, body).await.expect("it is connected");
+        self.nats.publish_with_reply(subject, reply, body).await?;
         // Whether somebody listens is said by the connection itself, before its next answer.
-        self.nats.request("$JS.API.INFO", Bytes::new()).await.expect("a server answers");
+        self.nats.request("$JS.API.INFO", Bytes::new()).await?;
         while let Some(Some(message)) = self.pulls.next().now_or_never() {
             if message.status == Some(StatusCode::NO_RESPONDERS) {
-                return Some("nobody listens".to_owned());
+                return Ok(Some("nobody listens".to_owned()));
             }
             self.heard(&message);
         }
-        None
+        Ok(None)
     }
 
     async fn acknowledge(&self, lane: LaneName, sequence: Sequence, how: &str) -> String {
@@ -301,15 +302,14 @@ impl Real {
         answer.map_or_else(|said| said, |_| "gone".to_owned())
     }
 
-    async fn list_lanes(&self) -> String {
-        let stream = self.store.jetstream().get_stream_no_info(self.subjects.tasks_stream()).await;
-        let names = stream.expect("it is there").consumer_names().try_collect::<Vec<String>>().await;
-        let mut names = names.expect("a server lists its consumers");
+    async fn list_lanes(&self) -> anyhow::Result<String> {
+        let stream = self.store.jetstream().get_stream_no_info(self.subjects.tasks_stream()).await?;
+        let mut names = stream.consumer_names().try_collect::<Vec<String>>().await?;
         names.sort();
-        format!("lanes {names:?}")
+        Ok(format!("lanes {names:?}"))
     }
 
-    async fn put_lane(&mut self, name: LaneName, kinds: &[u8]) -> String {
+    async fn put_lane(&mut self, name: LaneName, kinds: &[u8]) -> anyhow::Result<String> {
         let (Scope::Shared(priority) | Scope::Own(_, priority)) = name.scope;
         self.lanes.insert(lane_name(name), name);
         // As `Store::put_lane` has it, but for the time.
@@ -322,9 +322,8 @@ impl Real {
             filter_subjects: kinds.iter().flat_map(|kind| self.filters(*kind, priority)).collect(),
             ..Default::default()
         };
-        let stream = self.store.jetstream().get_stream_no_info(self.subjects.tasks_stream()).await;
-        let made = stream.expect("it is there").create_consumer(config).await;
-        made.map_or("refused".to_owned(), |_| "ok".to_owned())
+        let stream = self.store.jetstream().get_stream_no_info(self.subjects.tasks_stream()).await?;
+        Ok(stream.create_consumer(config).await.map_or("refused", |_| "ok").to_owned())
     }
 
     fn filters(&self, kind: u8, priority: Priority) -> Vec<String> {
@@ -352,46 +351,46 @@ impl Real {
         }
     }
 
-    async fn list_results(&self) -> String {
+    async fn list_results(&self) -> anyhow::Result<String> {
         let counts =
-            self.store.subject_counts(self.subjects.results_stream(), self.subjects.results(), usize::MAX).await;
-        let ids = counts.expect("a server counts").into_iter().map(|(subject, count)| {
+            self.store.subject_counts(self.subjects.results_stream(), self.subjects.results(), usize::MAX).await?;
+        let ids = counts.into_iter().map(|(subject, count)| {
             assert_eq!(count, 1, "{subject}");
             self.subjects.result_id(&subject).expect("it is a result").to_string()
         });
         let mut ids: Vec<String> = ids.collect();
         ids.sort();
-        format!("results {ids:?}")
+        Ok(format!("results {ids:?}"))
     }
 
-    async fn read_lease(&self) -> String {
-        let entry = self.lease.entry("leader").await.expect("a server reads");
+    async fn read_lease(&self) -> anyhow::Result<String> {
+        let entry = self.lease.entry("leader").await?;
         let lease = entry.map(|entry| {
             let held = entry.operation == kv::Operation::Put;
             (entry.revision, held.then(|| String::from_utf8_lossy(&entry.value).parse::<u32>().expect("we wrote it")))
         });
-        format!("lease {lease:?}")
+        Ok(format!("lease {lease:?}"))
     }
 
     /// As the contender for the lease does it.
-    async fn write_lease(&self, holder: u32, revision: u64) -> String {
+    async fn write_lease(&self, holder: u32, revision: u64) -> anyhow::Result<String> {
         let message = PublishMessage::build()
             .payload(holder.to_string().into())
             .expected_last_subject_sequence(revision)
             .ttl(span(self.timing.lease));
         let subject = format!("$KV.{}.leader", self.subjects.lease_bucket());
-        let ack = self.store.jetstream().send_publish(subject, message).await.expect("it is connected").await;
-        ack.map_or("there was one before".to_owned(), |ack| format!("written {}", ack.sequence))
+        let ack = self.store.jetstream().send_publish(subject, message).await?.await;
+        Ok(ack.map_or("there was one before".to_owned(), |ack| format!("written {}", ack.sequence)))
     }
 
-    async fn purge_lease(&self, revision: u64) -> String {
-        match self.lease.purge_expect_revision("leader", Some(revision)).await {
-            Ok(()) => match self.lease.entry("leader").await.expect("a server reads") {
+    async fn purge_lease(&self, revision: u64) -> anyhow::Result<String> {
+        Ok(match self.lease.purge_expect_revision("leader", Some(revision)).await {
+            Ok(()) => match self.lease.entry("leader").await? {
                 Some(entry) => format!("written {}", entry.revision),
                 None => "nothing is left".to_owned(),
             },
             Err(_) => "there was one before".to_owned(),
-        }
+        })
     }
 }
 
@@ -400,7 +399,6 @@ pub(crate) fn length(script: &[Step]) -> Micros {
     script.last().map_or(0, |step| step.at)
 }
 
-fn messages(found: Result<Option<store::Stored>, store::StoreError>) -> String {
-    let found = found.expect("a server looks messages up");
+fn messages(found: Option<&store::Stored>) -> String {
     format!("messages {:?}", found.iter().map(|stored| stored.sequence).collect::<Vec<_>>())
 }
