@@ -10,14 +10,6 @@ const AGENTS: [&str; 2] = ["ada", "bob"];
 const SLOTS: u32 = 4;
 const RUN: Duration = Duration::from_millis(10);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn slots_are_busy_while_there_is_work() {
-    let busy = measure().await;
-
-    println!("slots were busy {:.1} % of the time", busy * 100.0);
-    assert!(busy >= 0.6, "slots were busy {:.1} % of the time", busy * 100.0);
-}
-
 /// The figure that is promised, for a machine that has nothing else to do.
 #[ignore = "a measurement: run it alone, with --release"]
 #[tokio::test(flavor = "multi_thread")]
