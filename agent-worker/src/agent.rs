@@ -39,6 +39,7 @@ pub struct Builder {
     id: Option<AgentId>,
     config: Config,
     closures: Vec<(String, Handler)>,
+    at_most_once: Vec<String>,
     is_alone: bool,
 }
 
@@ -64,7 +65,7 @@ pub enum BuildError {
 impl Agent {
     /// An agent that connects with these settings and has the handlers of the configuration.
     pub fn builder(settings: Settings, config: Config) -> Builder {
-        Builder { settings, id: None, config, closures: Vec::new(), is_alone: false }
+        Builder { settings, id: None, config, closures: Vec::new(), at_most_once: Vec::new(), is_alone: false }
     }
 
     /// Its id.
@@ -161,13 +162,26 @@ impl Builder {
         self
     }
 
+    /// Says that no attempt of a task of this kind may run while another does, as `at-most-once = true` does in the
+    /// TOML of an agent.
+    ///
+    /// When the coordinator has not been heard for longer than the work stays the agent's, the handler is told by
+    /// [`Task::cancelled`] and dropped 2 s later. What does not await goes on.
+    #[must_use]
+    pub fn at_most_once(mut self, kind: &str) -> Self {
+        self.at_most_once.push(kind.to_owned());
+        self
+    }
+
     /// Puts it together.
     pub fn build(self) -> Result<Agent, BuildError> {
-        let Self { settings, id, config, closures, is_alone } = self;
+        let Self { settings, id, config, closures, at_most_once, is_alone } = self;
+        let mut exclusive = at_most_once.iter().map(Kind::new).collect::<Result<Vec<Kind>, BadName>>()?;
         shared::connect::choose_cryptography();
         let mut handlers = Vec::new();
         for handler in config.handlers {
             let run = configured(&handler.kind, handler.run)?;
+            exclusive.extend(handler.at_most_once.then(|| handler.kind.clone()));
             handlers.push((handler.kind, Handler { timeout: handler.timeout, run }));
         }
         for (kind, handler) in closures {
@@ -190,6 +204,7 @@ impl Builder {
             queue: config.queue,
             labels: config.labels,
             kinds,
+            at_most_once: exclusive,
             capacity: config.capacity,
         };
         let strays = if is_alone { Strays::of_a_process() } else { Strays::of_a_guest() };

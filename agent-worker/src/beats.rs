@@ -32,6 +32,10 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// What a beat says of the session.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
+    /// The beat's number: of two beats the later one says what was so later.
+    pub(crate) sequence: u64,
+    /// Whether the session wants to know that this was heard.
+    pub(crate) answer: bool,
     pub(crate) holds: Vec<Held>,
     pub(crate) draining: bool,
 }
@@ -140,22 +144,28 @@ impl Sender {
             due = if due + interval > now { due + interval } else { now + interval };
             let asked = Instant::now();
             let (answer, answered) = oneshot::channel();
-            let lag = match ask.try_send(answer) {
-                Ok(()) => match tokio::time::timeout(ANSWER_PATIENCE, answered).await {
-                    Ok(Ok(snapshot)) => {
-                        (last, last_answer) = (snapshot, Instant::now());
-                        asked.elapsed()
-                    }
-                    _ => last_answer.elapsed(),
-                },
-                Err(_) => last_answer.elapsed(),
+            let answered = match ask.try_send(answer) {
+                Ok(()) => tokio::time::timeout(ANSWER_PATIENCE, answered).await.ok().and_then(Result::ok),
+                Err(_) => None,
+            };
+            let lag = match answered {
+                Some(snapshot) => {
+                    (last, last_answer) = (snapshot, Instant::now());
+                    asked.elapsed()
+                }
+                None => {
+                    // What is said again may not be so any more: that it is heard means nothing.
+                    last = Snapshot { sequence: self.sequence.next(), answer: false, ..last };
+                    last_answer.elapsed()
+                }
             };
             let beat = Beat {
                 incarnation: self.incarnation,
-                sequence: self.sequence.next(),
+                sequence: last.sequence,
                 holds: last.holds.clone(),
                 draining: last.draining,
                 lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
+                answer: last.answer,
             };
             self.send(&subject, &beat).await;
         }

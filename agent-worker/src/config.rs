@@ -88,6 +88,12 @@ pub struct HandlerSection {
     /// Limit of an attempt's run where its task names none.
     #[serde(default, with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
+    /// Whether no attempt of a task may run while another does.
+    ///
+    /// Then an attempt that may be given elsewhere is ended in time, and only then given elsewhere: its start waits for
+    /// an answer of the coordinator, and after the loss of its agent it starts elsewhere later.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_most_once: bool,
     /// Cores that an attempt needs.
     #[serde(
         default,
@@ -150,6 +156,8 @@ pub struct Handler {
     pub run: Run,
     /// Limit of an attempt's run where its task names none.
     pub timeout: Duration,
+    /// Whether no attempt of a task may run while another does.
+    pub at_most_once: bool,
     /// What an attempt needs; zero where nothing is said.
     pub needs: Resources,
 }
@@ -303,6 +311,7 @@ impl File {
             http: None,
             builtin: Some(builtin),
             timeout: None,
+            at_most_once: false,
             cpu: None,
             memory: None,
             disk: None,
@@ -402,8 +411,9 @@ impl HandlerSection {
             faults.push(Fault::Unused("headers", "http"));
         }
         let needs = [self.cpu, self.memory, self.disk, self.network].map(Option::unwrap_or_default);
+        let at_most_once = self.at_most_once;
         let run = self.check_run(faults);
-        Some(Handler { kind: kind?, run: run?, timeout, needs: Resources::from_dimensions(needs) })
+        Some(Handler { kind: kind?, run: run?, timeout, at_most_once, needs: Resources::from_dimensions(needs) })
     }
 
     fn check_run(self, faults: &mut Vec<Fault>) -> Option<Run> {

@@ -1,6 +1,7 @@
 //! Carries out what the session decides: listens to the agent's inbox, starts and stops handlers, and speaks to
 //! the coordinator.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use serde::de::DeserializeOwned;
 use shared::codec::{DecodeError, Format};
 use shared::connect::{ConnectError, Patience, Settings};
 use shared::header;
-use shared::message::{Beat, Pong};
+use shared::message::{Beat, Heard, Pong};
 use shared::subject::{AgentVerb, InboxVerb, Subjects};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -29,6 +30,8 @@ use crate::wire;
 const BATCH: usize = 256;
 /// How often it is looked whether the connection is a new one.
 const RECONNECT_CHECK: Duration = Duration::from_millis(100);
+/// How many beats an answer is remembered for.
+const UNANSWERED: usize = 64;
 /// How long the last words may take to reach the broker.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -74,6 +77,8 @@ pub(crate) struct Connection {
     executor: Executor,
     beats: Option<Beats>,
     sequence: Sequence,
+    /// The last beats that want an answer: their number and when they said what was so.
+    unanswered: VecDeque<(u64, Duration)>,
     began: Instant,
     /// How often the client had connected when the session was last told so.
     connects: u64,
@@ -120,6 +125,7 @@ impl Connection {
             executor,
             beats: Some(beats),
             sequence,
+            unanswered: VecDeque::new(),
             began: Instant::now(),
             connects: 0,
             actions: Vec::new(),
@@ -156,7 +162,8 @@ impl Connection {
                 }
                 Some(question) = questions.recv() => {
                     // One that was given up finds nobody.
-                    let _ = question.send(self.snapshot());
+                    let snapshot = self.snapshot();
+                    let _ = question.send(snapshot);
                 }
                 () = sleep_until(deadline) => self.apply(Event::DeadlineReached).await,
                 _ = reconnect_check.tick() => self.check_for_reconnect().await,
@@ -186,6 +193,7 @@ impl Connection {
             Some(InboxVerb::Cancel) => decode(&message).map(Event::CancelOrdered),
             Some(InboxVerb::Settled) => decode(&message).map(Event::Settled),
             Some(InboxVerb::Drain) => decode(&message).map(Event::DrainOrdered),
+            Some(InboxVerb::Heard) => decode(&message).map(|heard| self.heard(&heard)),
             None => {
                 debug!(subject = %message.subject, "ignored a message with an unknown verb");
                 return;
@@ -207,10 +215,8 @@ impl Connection {
 
     async fn answer_ping(&mut self, message: &Message) {
         let Some(reply) = message.reply.clone() else { return };
-        let Snapshot { holds, draining } = self.snapshot();
-        let setup = self.session.setup();
-        let beat = Beat { incarnation: setup.incarnation, sequence: self.sequence.next(), holds, draining, lag_ms: 0 };
-        let pong = Pong { agent: setup.agent.clone(), beat };
+        let beat = Beat { answer: false, ..self.beat() };
+        let pong = Pong { agent: self.session.setup().agent.clone(), beat };
         // Who asks in JSON is answered in JSON.
         let format = format_of(message).unwrap_or_default();
         let mut headers = HeaderMap::new();
@@ -221,8 +227,29 @@ impl Connection {
         }
     }
 
-    fn snapshot(&self) -> Snapshot {
-        Snapshot { holds: self.session.holds(), draining: self.session.draining() }
+    fn beat(&mut self) -> Beat {
+        let Snapshot { sequence, answer, holds, draining } = self.snapshot();
+        Beat { incarnation: self.session.setup().incarnation, sequence, holds, draining, lag_ms: 0, answer }
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        let (sequence, answer) = (self.sequence.next(), self.session.wants_answers());
+        if answer {
+            self.unanswered.push_back((sequence, self.began.elapsed()));
+            if self.unanswered.len() > UNANSWERED {
+                self.unanswered.pop_front();
+            }
+        }
+        Snapshot { sequence, answer, holds: self.session.holds(), draining: self.session.draining() }
+    }
+
+    /// A beat was heard, and what was said before it as well.
+    fn heard(&mut self, heard: &Heard) -> Event<Work> {
+        let mut sent = Duration::ZERO;
+        while let Some((_, said)) = self.unanswered.pop_front_if(|(sequence, _)| *sequence <= heard.sequence) {
+            sent = said;
+        }
+        Event::Heard { epoch: heard.epoch, sent }
     }
 
     async fn check_for_reconnect(&mut self) {
@@ -262,6 +289,10 @@ impl Connection {
             }
             Action::Stop(key) => self.executor.stop(key),
             Action::SendHello(hello) => self.say(AgentVerb::Hello, &*hello).await,
+            Action::SendBeat => {
+                let beat = self.beat();
+                self.say(AgentVerb::Beat, &beat).await;
+            }
             Action::SendDone(done) => {
                 let headers = wire::write_done(&done);
                 self.publish(self.done_subject.clone(), headers, done.ended.output.clone()).await;

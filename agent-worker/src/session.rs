@@ -26,6 +26,10 @@ pub const DONE_INTERVALS: [Duration; 4] =
 /// How long an agent that leaves waits for the last `settled`.
 pub const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long before the coordinator may give them elsewhere attempts are told to stop that run at most once: as long as
+/// a handler may take to stop, and a second for whatever is late.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Who the agent is and what it offers: the part of its hello that stays.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -45,6 +49,8 @@ pub struct Setup {
     pub labels: Labels,
     /// What it can do.
     pub kinds: Vec<Kind>,
+    /// Kinds of which no attempt of a task may run while another does.
+    pub at_most_once: Vec<Kind>,
     /// What it offers; zero is not limited.
     pub capacity: Resources,
 }
@@ -134,6 +140,14 @@ pub enum Event<W> {
     Settled(Settled),
     /// The coordinator wants the agent to leave.
     DrainOrdered(Drain),
+    /// The coordinator has heard a beat that said what was so at the time `sent`. What it wants changed of that was
+    /// told before.
+    Heard {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// When.
+        sent: Duration,
+    },
     /// Somebody on this host wants the agent to leave.
     DrainWanted,
     /// Somebody on this host wants it to leave whatever runs.
@@ -165,6 +179,8 @@ pub enum Action<W> {
     Stop(Key),
     /// Register.
     SendHello(Box<Hello>),
+    /// Beat at once, and not only when the next beat is due.
+    SendBeat,
     /// Tell how an attempt ended.
     SendDone(Arc<Done>),
     /// Tell the coordinator that the agent leaves.
@@ -179,6 +195,8 @@ pub enum Action<W> {
 struct Attempt<W> {
     order: Arc<Order>,
     state: State<W>,
+    /// Since when it is held, if it may only run while no other does.
+    exclusive_since: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -198,6 +216,10 @@ pub struct Session<W = Bytes> {
     kinds: FxHashSet<Kind>,
     /// What the last welcome said; nothing before the first.
     intervals: Option<Intervals>,
+    /// How long the leader gives no other what this agent runs at most once, after it has heard this agent.
+    hold: Option<Duration>,
+    /// When that was said which the leader has heard last.
+    heard: Option<Duration>,
     /// The newest epoch seen, in any order.
     epoch: Epoch,
     attempts: FxHashMap<Key, Attempt<W>>,
@@ -225,6 +247,8 @@ impl<W> Session<W> {
             kinds: setup.kinds.iter().cloned().collect(),
             setup,
             intervals: None,
+            hold: None,
+            heard: None,
             epoch: Epoch(0),
             attempts: FxHashMap::default(),
             by_task: FxHashMap::default(),
@@ -246,7 +270,16 @@ impl<W> Session<W> {
         if self.left {
             return;
         }
+        if let Event::Heard { epoch, sent } = event
+            && epoch >= self.epoch
+        {
+            self.epoch = epoch;
+            self.heard = self.heard.max(Some(sent));
+        }
+        // Before anything else: whatever has kept it from being done in time.
+        self.stop_what_may_run_elsewhere(now, actions);
         match event {
+            Event::Heard { .. } => {}
             Event::Connected => self.connected(now, actions),
             Event::Welcomed(welcome) => self.welcomed(&welcome, now, actions),
             Event::RunOrdered(order, work) => self.run(order, work, now, actions),
@@ -258,7 +291,7 @@ impl<W> Session<W> {
             Event::HandlerEnded { key, ended } => self.handler_ended(key, ended, now, actions),
             Event::DeadlineReached => self.repeat(now, actions),
         }
-        self.start_queued(actions);
+        self.start_queued(now, actions);
         self.leave_when_finished(now, actions);
         self.drop_settled_repeats();
     }
@@ -267,7 +300,8 @@ impl<W> Session<W> {
     pub fn next_deadline(&self) -> Option<Duration> {
         let repeats = self.repeats.iter().filter_map(|queue| queue.front().map(|(due, _)| *due));
         let leaving = self.draining_since.filter(|_| self.occupied_slots == 0).map(|since| since + LEAVE_PATIENCE);
-        repeats.chain(self.hello_due).chain(leaving).min().filter(|_| !self.left)
+        let out_of_touch = self.in_touch_until().filter(|_| self.runs_at_most_once().next().is_some());
+        repeats.chain(self.hello_due).chain(leaving).chain(out_of_touch).min().filter(|_| !self.left)
     }
 
     /// What a beat lists, in the order of arrival: every attempt whose end is not confirmed.
@@ -275,6 +309,12 @@ impl<W> Session<W> {
         let mut keys: Vec<Key> = self.by_task.values().copied().collect();
         keys.sort_unstable();
         keys.into_iter().map(|key| self.attempts[&key].held()).collect()
+    }
+
+    /// Whether it has to know which of its beats are heard.
+    pub fn wants_answers(&self) -> bool {
+        let counts = |attempt: &Attempt<W>| matches!(attempt.state, State::Queued(_) | State::Running(_));
+        self.holds_at_most_once().any(|(_, attempt)| counts(attempt))
     }
 
     /// Whether it takes no new work.
@@ -322,6 +362,7 @@ impl<W> Session<W> {
             queue: setup.queue,
             labels: setup.labels.clone(),
             kinds: setup.kinds.clone(),
+            at_most_once: setup.at_most_once.clone(),
             capacity: setup.capacity,
             holds: self.holds(),
             draining: self.draining(),
@@ -345,6 +386,7 @@ impl<W> Session<W> {
             return;
         }
         self.epoch = welcome.epoch;
+        self.hold = welcome.hold;
         if !welcome.hello_wanted {
             self.hello_due = None;
         }
@@ -393,27 +435,92 @@ impl<W> Session<W> {
         let key = Key(self.next_key);
         self.next_key += 1;
         self.by_task.insert(order.task.clone(), key);
+        let is_exclusive = self.setup.at_most_once.contains(&order.kind);
         let refusal = if self.draining() {
             Some("the agent is about to leave".to_owned())
         } else if !self.kinds.contains(&order.kind) {
             Some(format!("the agent has no handler for kind `{}`", order.kind))
+        } else if is_exclusive && self.patience().is_none() {
+            Some("its handler runs at most once, and the coordinator does not wait for that".to_owned())
         } else {
             None
         };
-        self.attempts.insert(key, Attempt { order: Arc::new(order), state: State::Queued(work) });
+        let exclusive_since = is_exclusive.then_some(now);
+        self.attempts.insert(key, Attempt { order: Arc::new(order), state: State::Queued(work), exclusive_since });
         self.queued += 1;
         match refusal {
             Some(why) => {
                 let rejected = Ended::without_output(AttemptOutcome::Rejected, why, Duration::ZERO);
                 self.finish(key, rejected, now, actions);
             }
-            None => self.queue.push_back(key),
+            None => {
+                self.queue.push_back(key);
+                actions.extend(is_exclusive.then_some(Action::SendBeat));
+            }
         }
     }
 
-    fn start_queued(&mut self, actions: &mut Vec<Action<W>>) {
+    /// How long after it was last heard the agent goes on with what may run elsewhere then.
+    fn patience(&self) -> Option<Duration> {
+        self.hold?.checked_sub(STOP_PATIENCE).filter(|patience| !patience.is_zero())
+    }
+
+    /// Until when nothing that it runs at most once can run elsewhere, if it is not heard again.
+    fn in_touch_until(&self) -> Option<Duration> {
+        Some(self.heard? + self.patience()?)
+    }
+
+    /// Whether it was heard so lately that what it runs at most once cannot run elsewhere yet.
+    pub fn is_in_touch(&self, now: Duration) -> bool {
+        self.in_touch_until().is_some_and(|until| now < until)
+    }
+
+    /// What it holds, in any state, that may only run while no other attempt does.
+    fn holds_at_most_once(&self) -> impl Iterator<Item = (Key, &Attempt<W>)> {
+        let any = !self.setup.at_most_once.is_empty();
+        let all = any.then(|| self.attempts.iter()).into_iter().flatten();
+        all.filter(|(_, attempt)| attempt.exclusive_since.is_some()).map(|(key, attempt)| (*key, attempt))
+    }
+
+    /// What of that runs and has not been told to stop.
+    fn runs_at_most_once(&self) -> impl Iterator<Item = Key> {
+        let runs = |attempt: &Attempt<W>| matches!(attempt.state, State::Running(None));
+        self.holds_at_most_once().filter(move |(_, attempt)| runs(attempt)).map(|(key, _)| key)
+    }
+
+    /// The coordinator may have given up the agent for lost, and given its work elsewhere: what must not run twice at a
+    /// time stops here.
+    fn stop_what_may_run_elsewhere(&mut self, now: Duration, actions: &mut Vec<Action<W>>) {
+        if self.setup.at_most_once.is_empty() || self.is_in_touch(now) {
+            return;
+        }
+        let mut running: Vec<Key> = self.runs_at_most_once().collect();
+        running.sort_unstable();
+        for key in running {
+            let attempt = self.attempts.get_mut(&key).expect("its key was just found");
+            let reason = "the coordinator was not heard, and it runs at most once".to_owned();
+            attempt.state = State::Running(Some(reason));
+            actions.push(Action::Stop(key));
+        }
+    }
+
+    /// Whether nobody else runs it: it has been said that it is here, that was heard, and not long ago.
+    fn may_start(&self, key: Key, now: Duration) -> bool {
+        let since = self.attempts.get(&key).and_then(|attempt| attempt.exclusive_since);
+        since.is_none_or(|since| self.heard > Some(since) && self.is_in_touch(now))
+    }
+
+    fn next_to_start(&mut self, now: Duration) -> Option<Key> {
+        if self.setup.at_most_once.is_empty() {
+            return self.queue.pop_front();
+        }
+        let place = self.queue.iter().position(|key| self.may_start(*key, now))?;
+        self.queue.remove(place)
+    }
+
+    fn start_queued(&mut self, now: Duration, actions: &mut Vec<Action<W>>) {
         while self.occupied_slots < self.setup.slots && !self.draining() {
-            let Some(key) = self.queue.pop_front() else { return };
+            let Some(key) = self.next_to_start(now) else { return };
             let Some(attempt) = self.attempts.get_mut(&key) else { continue };
             match std::mem::replace(&mut attempt.state, State::Running(None)) {
                 State::Queued(work) => {
@@ -783,6 +890,75 @@ mod tests {
     }
 
     #[test]
+    fn what_runs_at_most_once_starts_when_it_was_heard_that_it_is_here() {
+        let mut agent = Agent::with_slots(2);
+        agent.tell(welcome(5, false));
+        agent.now = Duration::from_secs(1);
+
+        assert_eq!(agent.tell(pay("a")), [Action::SendBeat]);
+        assert_eq!(agent.started(run("b")), ["b"], "it holds nothing else up");
+        assert_eq!(agent.started(heard(1)), [""; 0], "that was said before it came");
+        agent.now = Duration::from_secs(2);
+        let stale = Event::Heard { epoch: Epoch(4), sent: Duration::from_secs(2) };
+        assert_eq!(agent.started(stale), [""; 0], "that was a leader of old");
+        assert_eq!(agent.started(heard(2)), ["a"]);
+    }
+
+    #[test]
+    fn what_runs_at_most_once_is_not_started_on_a_word_of_long_ago() {
+        let mut agent = Agent::with_slots(1);
+        agent.tell(welcome(5, false));
+        agent.tell(pay("a"));
+        agent.now = Duration::from_secs(4);
+
+        assert_eq!(agent.started(heard(1)), [""; 0]);
+        assert_eq!(agent.started(heard(2)), ["a"]);
+    }
+
+    #[test]
+    fn what_runs_at_most_once_is_stopped_before_it_can_run_elsewhere() {
+        let mut agent = Agent::with_slots(3);
+        agent.tell(welcome(5, false));
+        agent.tell(run("other"));
+        agent.tell(pay("a"));
+        agent.tell(heard(1));
+        agent.tell(heard(2));
+
+        let limit = Duration::from_secs(2 + 6) - STOP_PATIENCE;
+        assert_eq!(agent.session.next_deadline(), Some(limit));
+        agent.now = limit;
+        assert_eq!(agent.tell(Event::DeadlineReached), [Action::Stop(Key(1))]);
+        assert_eq!(agent.tell(heard(4)), [], "it is told once, and what is told to stop does not go on");
+        let done = agent.only_done(agent.ended_with("a", AttemptOutcome::Cancelled));
+
+        assert!(done.ended.error.contains("at most once"), "{}", done.ended.error);
+        assert_eq!(agent.holds(), ["other running", "a done"]);
+        assert!(!agent.session.wants_answers());
+    }
+
+    #[test]
+    fn whatever_wakes_an_agent_that_was_paused_it_first_stops_what_may_run_elsewhere() {
+        let mut agent = Agent::with_slots(3);
+        agent.tell(welcome(5, false));
+        agent.tell(pay("a"));
+        agent.tell(heard(1));
+        agent.now = Duration::from_secs(60);
+
+        let actions = agent.tell(run("b"));
+
+        assert!(matches!(actions[..], [Action::Stop(Key(0)), Action::Start { .. }]), "{actions:?}");
+    }
+
+    #[test]
+    fn what_runs_at_most_once_is_refused_if_the_coordinator_does_not_wait_for_it() {
+        let mut agent = Agent::with_slots(1);
+
+        let done = agent.only_done(pay("a"));
+
+        assert_eq!(done.ended.outcome, AttemptOutcome::Rejected);
+    }
+
+    #[test]
     fn hello_is_repeated_every_second_until_it_is_welcomed() {
         let mut agent = Agent::with_slots(1);
         assert_eq!(agent.hellos(Event::Connected), 1);
@@ -922,7 +1098,8 @@ mod tests {
                 slots,
                 queue: 4,
                 labels: Labels::new(),
-                kinds: vec!["resize".parse().unwrap()],
+                kinds: vec!["resize".parse().unwrap(), "pay".parse().unwrap()],
+                at_most_once: vec!["pay".parse().unwrap()],
                 capacity: Resources::ZERO,
             });
             Self { session, now: Duration::ZERO }
@@ -1002,7 +1179,19 @@ mod tests {
             beat_interval: Duration::from_millis(200),
             report_interval: Duration::from_secs(2),
             hello_wanted,
+            hold: Some(Duration::from_secs(6)),
         })
+    }
+
+    /// An order for what runs at most once.
+    fn pay(task: &str) -> Event<()> {
+        let Event::RunOrdered(order, ()) = run(task) else { unreachable!() };
+        Event::RunOrdered(Order { kind: "pay".parse().unwrap(), ..order }, ())
+    }
+
+    /// The leader has heard what was said at this second.
+    fn heard(second: u64) -> Event<()> {
+        Event::Heard { epoch: Epoch(5), sent: Duration::from_secs(second) }
     }
 
     fn dones(actions: &[Action<()>]) -> Vec<String> {

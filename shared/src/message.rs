@@ -32,6 +32,9 @@ pub struct Hello {
     pub labels: Labels,
     /// What it can do.
     pub kinds: Vec<Kind>,
+    /// Those of them of which no attempt may run while another does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub at_most_once: Vec<Kind>,
     /// What it offers; a dimension of zero is not limited.
     #[serde(default)]
     pub capacity: Resources,
@@ -57,6 +60,10 @@ pub struct Welcome {
     /// Whether the coordinator does not know the agent and wants its hello.
     #[serde(default)]
     pub hello_wanted: bool,
+    /// How long after it has heard the agent the leader gives no other agent what this one runs at most once; a
+    /// leader that does not say so does not wait.
+    #[serde(default, with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Duration>,
 }
 
 /// An agent is alive, and this is what it holds.
@@ -75,6 +82,19 @@ pub struct Beat {
     /// How late the agent's own loop ran since the last beat, in milliseconds.
     #[serde(default)]
     pub lag_ms: u64,
+    /// Whether the agent wants to be told that this beat was heard.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub answer: bool,
+}
+
+/// A beat was heard that wanted an answer. What the agent is told before this one takes what the beat said into
+/// account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// The leader's epoch.
+    pub epoch: Epoch,
+    /// The beat's.
+    pub sequence: u64,
 }
 
 /// An attempt that an agent holds.

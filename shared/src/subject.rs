@@ -278,12 +278,21 @@ pub enum InboxVerb {
     Drain,
     /// Answer, to show that it is alive.
     Ping,
+    /// A beat that wanted an answer was heard.
+    Heard,
 }
 
 impl InboxVerb {
     /// Every verb.
-    pub const ALL: [InboxVerb; 6] =
-        [InboxVerb::Welcome, InboxVerb::Run, InboxVerb::Cancel, InboxVerb::Settled, InboxVerb::Drain, InboxVerb::Ping];
+    pub const ALL: [InboxVerb; 7] = [
+        InboxVerb::Welcome,
+        InboxVerb::Run,
+        InboxVerb::Cancel,
+        InboxVerb::Settled,
+        InboxVerb::Drain,
+        InboxVerb::Ping,
+        InboxVerb::Heard,
+    ];
 
     /// Its token in a subject.
     pub const fn as_str(self) -> &'static str {
@@ -294,6 +303,7 @@ impl InboxVerb {
             InboxVerb::Settled => "settled",
             InboxVerb::Drain => "drain",
             InboxVerb::Ping => "ping",
+            InboxVerb::Heard => "heard",
         }
     }
 }

@@ -14,7 +14,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use shared::codec::Format;
-use shared::message::{AttemptRef, Beat, Bye, Cancel, Drain, Held, HeldState, Hello, Pong, Report, Settled, Welcome};
+use shared::message::{
+    AttemptRef, Beat, Bye, Cancel, Drain, Heard, Held, HeldState, Hello, Pong, Report, Settled, Welcome,
+};
 use shared::needs::Labels;
 use shared::{Epoch, Incarnation, Resources};
 
@@ -52,7 +54,20 @@ fn bye_is_as_pinned() {
 fn welcome_is_as_pinned() {
     let (beat_interval, report_interval) = (Duration::from_millis(500), Duration::from_secs(5));
 
-    assert_pinned("welcome", &Welcome { epoch: Epoch(7), beat_interval, report_interval, hello_wanted: true });
+    let welcome = Welcome { epoch: Epoch(7), beat_interval, report_interval, hello_wanted: true, hold: None };
+    assert_pinned("welcome", &welcome);
+}
+
+#[test]
+fn what_concerns_work_that_runs_at_most_once_is_as_pinned() {
+    let (beat_interval, report_interval) = (Duration::from_millis(500), Duration::from_secs(5));
+    let hold = Some(Duration::from_secs(6));
+
+    assert_pinned("hello-at-most-once", &Hello { at_most_once: vec!["resize".parse().unwrap()], ..hello() });
+    let welcome = Welcome { epoch: Epoch(7), beat_interval, report_interval, hello_wanted: false, hold };
+    assert_pinned("welcome-at-most-once", &welcome);
+    assert_pinned("beat-at-most-once", &Beat { answer: true, ..beat() });
+    assert_pinned("heard", &Heard { epoch: Epoch(7), sequence: 9 });
 }
 
 #[test]
@@ -93,15 +108,18 @@ fn what_an_older_version_leaves_out_has_a_default() {
         queue: 0,
         labels: Labels::new(),
         kinds: vec!["echo".parse().unwrap()],
+        at_most_once: Vec::new(),
         capacity: Resources::ZERO,
         holds: Vec::new(),
         draining: false,
     };
     assert_eq!(hello, expected);
-    assert_eq!(beat, Beat { incarnation: Incarnation(4), sequence: 9, holds: Vec::new(), draining: false, lag_ms: 0 });
+    let expected =
+        Beat { incarnation: Incarnation(4), sequence: 9, holds: Vec::new(), draining: false, lag_ms: 0, answer: false };
+    assert_eq!(beat, expected);
     assert_eq!((report.network_bytes_per_second, report.agent_memory_bytes), (0.0, 0));
     assert_eq!(bye.returned, []);
-    assert!(!welcome.hello_wanted);
+    assert_eq!((welcome.hello_wanted, welcome.hold), (false, None));
     assert_eq!(cancel.reason, "");
 }
 
@@ -179,7 +197,7 @@ fn held(task: &str, state: HeldState) -> Held {
 
 fn beat() -> Beat {
     let holds = vec![held("t-1", HeldState::Queued), held("t-2", HeldState::Running), held("t-3", HeldState::Done)];
-    Beat { incarnation: Incarnation(1_795_353_890_306), sequence: 9, holds, draining: true, lag_ms: 12 }
+    Beat { incarnation: Incarnation(1_795_353_890_306), sequence: 9, holds, draining: true, lag_ms: 12, answer: false }
 }
 
 fn hello() -> Hello {
@@ -191,6 +209,7 @@ fn hello() -> Hello {
         queue: 8,
         labels: BTreeMap::from([("region".to_owned(), "eu".to_owned()), ("ssd".to_owned(), String::new())]),
         kinds: vec!["echo".parse().unwrap(), "resize".parse().unwrap()],
+        at_most_once: Vec::new(),
         capacity: Resources {
             cpu_millis: 2000,
             memory_bytes: 4 << 30,

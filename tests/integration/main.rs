@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod at_most_once;
 mod bad_input;
 mod bad_surroundings;
 mod busy;

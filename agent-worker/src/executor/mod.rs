@@ -30,6 +30,9 @@ pub use mark::{BadOwner, Owner};
 /// How long a handler that is told to stop may take before it is ended by force.
 pub const GRACE: Duration = Duration::from_secs(2);
 
+// What runs at most once must have stopped when another may start.
+const _: () = assert!(GRACE.as_millis() < crate::session::STOP_PATIENCE.as_millis());
+
 /// What a handler gets from a `run`.
 #[derive(Clone, Debug, Default)]
 pub struct Work {

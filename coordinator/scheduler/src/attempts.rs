@@ -59,6 +59,7 @@ impl Task {
             history: History::default(),
             last_agent: None,
             cancel_wanted: false,
+            held_until: Timestamp::default(),
             delivered: false,
             // It stands in no line yet.
             state: State::BackingOff,
@@ -128,6 +129,7 @@ impl Scheduler {
             history: History::default(),
             last_agent: None,
             cancel_wanted: false,
+            held_until: Timestamp::default(),
             delivered: true,
             // It stands in no line yet.
             state: State::BackingOff,
@@ -147,7 +149,8 @@ impl Scheduler {
             task.demand.alone = task.is_suspect();
         }
         task.attempts = task.attempts.max(attempt.number);
-        let cancelled = cancelled || adopted.is_some_and(|task| task.cancel_wanted);
+        let cancelled = cancelled || adopted.as_ref().is_some_and(|task| task.cancel_wanted);
+        task.held_until = adopted.map(|task| task.held_until).unwrap_or_default();
         let is_over = task.history.has_failed(attempt.number, attempt.epoch);
         self.insert(sequence, task);
         if is_over {
@@ -254,6 +257,9 @@ impl Scheduler {
             _ if task.cancel_wanted => self.settle(id, &attempt, done, Outcome::Cancelled, now, actions),
             AttemptOutcome::Failed | AttemptOutcome::Timeout => self.fail(id, &attempt, done, now, actions),
             // It ended it without being asked to. At once again, the same might happen for ever.
+            AttemptOutcome::Cancelled if task.has_overrun(&attempt, now) => {
+                self.fail(id, &attempt, Done { outcome: AttemptOutcome::Timeout, ..done }, now, actions);
+            }
             AttemptOutcome::Cancelled => {
                 actions.push(Action::Settled { agent: id.clone(), attempt: done.attempt });
                 self.back_off(done.sequence, AFTER_REJECTION, now);
@@ -355,11 +361,21 @@ impl Scheduler {
         self.back_off(sequence, delay, now);
     }
 
-    /// The agent that ran the task is gone.
-    pub(crate) fn attempt_lost(&mut self, sequence: Sequence, loss: Loss, now: Timestamp, actions: &mut Actions) {
+    /// The agent that ran the task is gone. What it ran at most once it may run until `held_until`.
+    pub(crate) fn attempt_lost(
+        &mut self,
+        sequence: Sequence,
+        loss: Loss,
+        held_until: Timestamp,
+        now: Timestamp,
+        actions: &mut Actions,
+    ) {
         let Some(attempt) = self.vacate(sequence) else { return };
         let agent = self.registry.get(attempt.agent).id.clone();
         let task = self.tasks.get_mut(sequence).expect("its attempt was vacated above");
+        if self.registry.get(attempt.agent).at_most_once.contains(&task.demand.kind) {
+            task.held_until = held_until;
+        }
         if !task.delivered {
             return self.forget_undelivered(sequence, actions);
         }
@@ -387,6 +403,13 @@ impl Scheduler {
             self.tell(notice, actions);
             self.wait_again(sequence, now, actions);
         }
+    }
+
+    /// Until when the task is not given to the agent, since another may run it still.
+    pub(crate) fn held_until(&self, sequence: Sequence, agent: AgentKey) -> Timestamp {
+        let Some(task) = self.tasks.get(sequence) else { return Timestamp::default() };
+        let at_most_once = self.registry.get(agent).at_most_once.contains(&task.demand.kind);
+        if at_most_once { task.held_until.max(self.strangers_held_until) } else { task.held_until }
     }
 
     /// An order never reached its agent: the task is placed anew, and nobody is charged.
@@ -434,7 +457,7 @@ impl Scheduler {
         }
     }
 
-    fn back_off(&mut self, sequence: Sequence, delay: Duration, now: Timestamp) {
+    pub(crate) fn back_off(&mut self, sequence: Sequence, delay: Duration, now: Timestamp) {
         if let Some(task) = self.tasks.get_mut(sequence) {
             self.kinds.get_mut(task.demand.kind).retries.over(sequence);
             task.state = State::BackingOff;
@@ -475,13 +498,17 @@ impl Scheduler {
         let Some(task) = self.tasks.get(sequence) else { return };
         let Some(attempt) = task.attempt().cloned() else { return };
         let (limit, named) = (task.timeout.unwrap_or_default(), task.attempt_ref(&attempt));
-        self.vacate(sequence);
         let agent = self.registry.get_mut(attempt.agent);
-        agent.overrun.insert((sequence, attempt.number, attempt.epoch));
         let id = agent.id.clone();
         let reason = "it ran longer than it may";
         actions.push(Action::Cancel { agent: id.clone(), attempt: named.clone(), reason });
+        if agent.at_most_once.contains(&task.demand.kind) {
+            // No other may run beside it, and its agent says that it still runs.
+            return;
+        }
+        agent.overrun.insert((sequence, attempt.number, attempt.epoch));
         let incarnation = agent.incarnation;
+        self.vacate(sequence);
         let error = format!("it ran longer than it may ({limit:?}), and its agent did not end it");
         let run = now.since(attempt.running_since.unwrap_or(now));
         let done = Done { sequence, attempt: named, incarnation, outcome: AttemptOutcome::Timeout, error: None, run };

@@ -49,6 +49,13 @@ pub struct Liveness {
     /// The same for an agent whose connection the broker has seen close.
     #[serde(with = "humantime_serde")]
     pub closed_after: Duration,
+    /// How long after an agent was last heard the work of its handlers that run at most once starts elsewhere, at the
+    /// earliest. An agent that is not answered ends such work 3 s before that.
+    ///
+    /// Shorter starts such work sooner after the loss of its agent or of the leader; longer lets it survive longer
+    /// interruptions of the link.
+    #[serde(with = "humantime_serde")]
+    pub hold: Duration,
     /// Share of the agents that must fall silent together for the link to be suspected and not the agents.
     pub storm_share: f64,
     /// How often an agent may be lost and return within a minute before it gets no work for a while.
@@ -70,6 +77,7 @@ impl Default for Liveness {
             lost_after: Duration::from_secs(2),
             gone_after: Duration::from_millis(250),
             closed_after: Duration::from_millis(100),
+            hold: Duration::from_secs(6),
             storm_share: 0.3,
             flap_limit: 3,
             quarantine: Duration::from_secs(30),

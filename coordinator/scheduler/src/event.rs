@@ -180,6 +180,13 @@ pub enum Action {
         /// Whether it is to say hello.
         hello_wanted: bool,
     },
+    /// Tell an agent that its beat was heard; after all that the beat has led to.
+    Heard {
+        /// Whom.
+        agent: AgentId,
+        /// Which beat.
+        sequence: u64,
+    },
     /// Tell an agent to finish and leave.
     Drain(AgentId),
     /// Tell whoever listens.

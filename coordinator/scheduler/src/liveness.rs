@@ -94,7 +94,9 @@ impl Scheduler {
 
     fn describe(&mut self, key: AgentKey, hello: &Hello) {
         let kinds: FxHashSet<KindKey> = hello.kinds.iter().map(|kind| self.kind_key(kind)).collect();
+        let at_most_once = hello.at_most_once.iter().map(|kind| self.kind_key(kind)).collect();
         let agent = self.registry.get_mut(key);
+        agent.at_most_once = at_most_once;
         for gone in agent.kinds.difference(&kinds) {
             self.kinds.get_mut(*gone).agents.retain(|other| *other != key);
         }
@@ -123,6 +125,9 @@ impl Scheduler {
         agent.heard(now);
         self.revive(key, beat.draining, now, actions);
         self.compare(key, &beat.holds, now, actions);
+        if beat.answer && self.epoch.is_some() {
+            actions.push(Action::Heard { agent: id.clone(), sequence: beat.sequence });
+        }
         if let Some(adoption) = &mut self.adoption {
             adoption.awaited.remove(&key);
         }
@@ -372,6 +377,7 @@ impl Scheduler {
     fn lose(&mut self, key: AgentKey, loss: Loss, now: Timestamp, actions: &mut Actions) {
         let agent = self.registry.get_mut(key);
         agent.state = AgentState::Offline;
+        let held_until = agent.last_heard + self.config.liveness.hold;
         agent.heard(now);
         agent.kept_for = None;
         agent.overrun.clear();
@@ -386,7 +392,7 @@ impl Scheduler {
         }
         // The oldest shall stand first in its line again.
         for sequence in lost.into_iter().rev() {
-            self.attempt_lost(sequence, loss, now, actions);
+            self.attempt_lost(sequence, loss, held_until, now, actions);
         }
         self.shares_changed(key);
     }

@@ -29,6 +29,8 @@ pub(crate) struct Agent {
     /// How many attempts it takes beyond its slots, so that these never wait for the network.
     pub(crate) queue: u32,
     pub(crate) kinds: FxHashSet<KindKey>,
+    /// Those of which no attempt may run while another does.
+    pub(crate) at_most_once: FxHashSet<KindKey>,
     pub(crate) labels: Labels,
     pub(crate) host: String,
     pub(crate) version: String,
@@ -74,6 +76,7 @@ impl Agent {
             slots: 0,
             queue: 0,
             kinds: FxHashSet::default(),
+            at_most_once: FxHashSet::default(),
             labels: Labels::new(),
             host: String::new(),
             version: String::new(),

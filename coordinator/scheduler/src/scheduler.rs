@@ -52,6 +52,8 @@ pub struct Scheduler {
     pub(crate) adoption: Option<Adoption>,
     /// Attempts of an older epoch are taken over until then.
     pub(crate) adopt_until: Timestamp,
+    /// Until when an agent that we have not heard of may run at most once what the leader before us gave it.
+    pub(crate) strangers_held_until: Timestamp,
     /// Since when nothing that agents say can have escaped us.
     pub(crate) listening_since: Option<Timestamp>,
     pub(crate) brake: Brake,
@@ -129,6 +131,7 @@ impl Scheduler {
             epoch: None,
             adoption: None,
             adopt_until: Timestamp::default(),
+            strangers_held_until: Timestamp::default(),
             listening_since: None,
             brake: Brake::default(),
             timers: BinaryHeap::new(),
@@ -259,6 +262,7 @@ impl Scheduler {
         let not_before = now.max(self.listening_since.unwrap_or(now) + one_beat);
         self.adoption = Some(Adoption { awaited, histories_awaited: true, not_before, not_after: now + ADOPTION });
         self.adopt_until = now + ADOPTION * 10;
+        self.strangers_held_until = now + self.config.liveness.hold;
     }
 
     fn lose_leadership(&mut self) {
@@ -331,6 +335,11 @@ impl Scheduler {
         match kind.settings.strategy.choose(&self.candidates, kind, &self.registry) {
             Some(agent) => {
                 self.queues.pop(queue);
+                let held_until = self.held_until(sequence, agent);
+                if now < held_until {
+                    self.leave_line(sequence);
+                    return self.back_off(sequence, held_until.since(now), now);
+                }
                 self.start(sequence, agent, now, actions);
             }
             None => {

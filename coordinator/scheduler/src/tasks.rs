@@ -10,6 +10,7 @@ use shared::{AgentId, Epoch, Priority, TaskId};
 use crate::Timestamp;
 use crate::event::Sequence;
 use crate::history::History;
+use crate::liveness::OVERRUN;
 use crate::queue::Demand;
 use crate::registry::AgentKey;
 
@@ -32,6 +33,8 @@ pub(crate) struct Task {
     pub(crate) history: History,
     pub(crate) last_agent: Option<AgentId>,
     pub(crate) cancel_wanted: bool,
+    /// Until when an agent that is lost may run it, where no other may meanwhile.
+    pub(crate) held_until: Timestamp,
     /// Whether its message has been delivered to this coordinator. One that is only known from an agent's beat
     /// cannot be recorded yet.
     pub(crate) delivered: bool,
@@ -84,6 +87,12 @@ impl Task {
     /// Whether it is not to be started any more.
     pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Whether the attempt has run for so much longer than it may that its agent was told to end it.
+    pub(crate) fn has_overrun(&self, attempt: &Attempt, now: Timestamp) -> bool {
+        let limit = self.timeout.zip(attempt.running_since);
+        limit.is_some_and(|(limit, since)| now.since(since) >= limit + OVERRUN)
     }
 
     pub(crate) fn attempt_ref(&self, attempt: &Attempt) -> AttemptRef {

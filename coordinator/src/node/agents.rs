@@ -111,6 +111,7 @@ impl Node {
             beat_interval: liveness.beat_interval,
             report_interval: liveness.report_interval,
             hello_wanted,
+            hold: Some(liveness.hold),
         };
         self.tell_agent(agent, InboxVerb::Welcome, &welcome).await;
     }

@@ -302,6 +302,10 @@ impl Node {
             Action::SettleDuplicate(sequence) => self.look_up(sequence).await,
             Action::Probe(agent) => self.probe(&agent).await,
             Action::Welcome { agent, hello_wanted } => self.welcome(&agent, hello_wanted).await,
+            Action::Heard { agent, sequence } => {
+                let epoch = self.scheduler.epoch().unwrap_or_default();
+                self.tell_agent(&agent, InboxVerb::Heard, &shared::message::Heard { epoch, sequence }).await;
+            }
             Action::Drain(agent) => {
                 let epoch = self.scheduler.epoch().unwrap_or_default();
                 self.tell_agent(&agent, InboxVerb::Drain, &shared::message::Drain { epoch }).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use agent_worker::session::{Action, Ended, Event as Told2Session, Intervals, Key, Order, Session, Setup};
 use bytes::Bytes;
 use scheduler::{Done, Sequence};
-use shared::message::{Beat, Held, HeldState, Report};
+use shared::message::{Beat, Heard, Held, HeldState, Report};
 use shared::needs::Labels;
 use shared::task::AttemptOutcome;
 use shared::{Incarnation, Resources};
@@ -24,6 +24,8 @@ use crate::plant::Plant;
 const TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a handler that is told to stop may go on.
 const GRACE: Micros = secs(2);
+/// How much longer some handlers run that run at most once.
+const LONGER_ALONE: Micros = secs(15);
 /// How long the session takes at most to notice a new connection.
 const RECONNECT_CHECK: Micros = ms(100);
 
@@ -49,6 +51,8 @@ pub struct Offer {
     pub queue: u32,
     /// Which kinds it can do.
     pub kinds: Vec<u8>,
+    /// Which of them it runs at most once.
+    pub at_most_once: Vec<u8>,
     /// Thousandths of a core; zero is not limited.
     pub cpu_millis: u64,
 }
@@ -73,6 +77,7 @@ pub struct Process {
     next_beat: Duration,
     next_report: Duration,
     beats: u64,
+    unanswered: VecDeque<(u64, Duration)>,
     shown: Vec<Held>,
     told_connects: u32,
     notice_connection_at: Option<Micros>,
@@ -116,6 +121,7 @@ impl Agent {
             queue: self.offer.queue,
             labels: Labels::new(),
             kinds: self.offer.kinds.iter().map(|kind| ctx.kinds[*kind as usize].clone()).collect(),
+            at_most_once: self.offer.at_most_once.iter().map(|kind| ctx.kinds[*kind as usize].clone()).collect(),
             capacity: Resources { cpu_millis: self.offer.cpu_millis, ..Resources::ZERO },
         };
         self.process = Some(Process {
@@ -131,6 +137,7 @@ impl Agent {
             next_beat: Duration::ZERO,
             next_report: Duration::ZERO,
             beats: 0,
+            unanswered: VecDeque::new(),
             shown: Vec::new(),
             told_connects: 0,
             notice_connection_at: None,
@@ -199,6 +206,7 @@ impl Agent {
     fn end_handler(&mut self, key: Key, links: [LinkId; 2], ctx: &mut Context) {
         let Some(process) = &mut self.process else { return };
         let Some(running) = process.running.remove(&key) else { return };
+        ctx.oracle.ended_alone(ctx.oracle.starts[running.start as usize].task, process.instance);
         if running.nature.way == Way::Poison && running.outcome == AttemptOutcome::Succeeded {
             ctx.trace(|| format!("agent {} is taken down by {}", self.place, running.order.task));
             ctx.oracle.tasks[ctx.oracle.starts[running.start as usize].task].deaths += 1;
@@ -292,6 +300,7 @@ impl Agent {
                 self.see(welcome.epoch.0);
                 self.apply(Told2Session::Welcomed(welcome), links, ctx);
             }
+            Told::Heard(heard) => self.heard(&heard, links, ctx),
             Told::Cancel(cancel) => self.apply(Told2Session::CancelOrdered(cancel), links, ctx),
             Told::Settled(settled) => self.apply(Told2Session::Settled(settled), links, ctx),
             Told::Drain(drain) => {
@@ -352,10 +361,20 @@ impl Agent {
         }
     }
 
+    fn heard(&mut self, heard: &Heard, links: [LinkId; 2], ctx: &mut Context) {
+        self.see(heard.epoch.0);
+        let Some(process) = &mut self.process else { return };
+        let mut sent = Duration::ZERO;
+        while let Some((_, said)) = process.unanswered.pop_front_if(|(sequence, _)| *sequence <= heard.sequence) {
+            sent = said;
+        }
+        self.apply(Told2Session::Heard { epoch: heard.epoch, sent }, links, ctx);
+    }
+
     fn answer_ping(&mut self, reply: Option<Reply>, links: [LinkId; 2], ctx: &mut Context) {
         let (Some(reply), Some(process)) = (reply, &mut self.process) else { return };
         process.beats += 1;
-        let beat = process.make_beat(process.session.holds(), ctx);
+        let beat = process.make_beat(process.session.holds(), false, ctx);
         self.publish(links[0], Up::Answer(reply, Answer::Pong(Rc::new(beat))), ctx);
     }
 
@@ -369,10 +388,12 @@ impl Agent {
             process.next_beat = elapsed + intervals.beat;
             process.beats += 1;
             // The session was too busy to answer: what it said last is repeated.
-            if !ctx.strikes(ctx.options.stale_beats) {
+            let fresh = !ctx.strikes(ctx.options.stale_beats);
+            if fresh {
                 process.shown = process.session.holds();
             }
-            says.push(Said::Beat(process.make_beat(process.shown.clone(), ctx)));
+            let answer = fresh && process.wants_answer(elapsed);
+            says.push(Said::Beat(process.make_beat(process.shown.clone(), answer, ctx)));
         }
         if process.next_report <= elapsed {
             process.next_report = elapsed + intervals.report;
@@ -411,8 +432,20 @@ impl Agent {
         let place = self.place as u8;
         match action {
             Action::Start { key, order, work } => self.start_handler(key, order, work, ctx),
-            Action::Stop(key) => self.stop_handler(key, ctx),
+            Action::Stop(key) => {
+                if self.is_out_of_touch(key, ctx) {
+                    ctx.reach(Mark::OutOfTouch);
+                }
+                self.stop_handler(key, ctx);
+            }
             Action::SendHello(hello) => self.publish(links[0], Up::Says(place, Rc::new(Said::Hello(*hello))), ctx),
+            Action::SendBeat => {
+                let Some(process) = &mut self.process else { return };
+                process.beats += 1;
+                let answer = process.wants_answer(process.clock.elapsed(ctx.now));
+                let beat = process.make_beat(process.session.holds(), answer, ctx);
+                self.publish(links[0], Up::Says(place, Rc::new(Said::Beat(beat))), ctx);
+            }
             Action::SendDone(done) => {
                 if done.ended.outcome == AttemptOutcome::Rejected {
                     ctx.reach(Mark::Rejected);
@@ -452,8 +485,11 @@ impl Agent {
         if process.running.len() >= self.offer.slots as usize {
             ctx.oracle.fail(format!("agent {} runs more than it has slots: {}", self.place, order.task));
         }
-        let timeout = order.timeout.unwrap_or(TIMEOUT).as_micros() as Micros;
-        let run = nature.run / 2 + ctx.rng.u64(..=nature.run);
+        let alone = process.session.setup().at_most_once.contains(&order.kind);
+        // What ends sooner than an agent is lost cannot run beside another.
+        let longer = if alone && task.is_multiple_of(8) { LONGER_ALONE } else { 0 };
+        let timeout = order.timeout.map_or(TIMEOUT.as_micros() as Micros + longer, |limit| limit.as_micros() as Micros);
+        let run = longer + nature.run / 2 + ctx.rng.u64(..=nature.run);
         let (mut lasts, mut outcome) = match nature.way {
             Way::Succeeds | Way::Poison => (run, AttemptOutcome::Succeeded),
             Way::Fails(times) if failures < times => (run, AttemptOutcome::Failed),
@@ -465,6 +501,9 @@ impl Agent {
         }
         let ends = ctx.now + lasts;
         ctx.trace(|| format!("agent {} starts {:?}", self.place, order.attempt_ref()));
+        if alone && process.paused_until <= ctx.now {
+            ctx.oracle.started_alone(task, process.instance);
+        }
         let again = ctx.planted(Plant::StartsTwice) && ctx.rng.f64() < 0.02;
         if again {
             ctx.oracle.started(&order.attempt_ref(), self.place, process.instance);
@@ -472,6 +511,14 @@ impl Agent {
         let running = Running { start, nature, order, plan: 0, began: ctx.now, ends, outcome, stopping: false };
         process.running.insert(key, running);
         ctx.queue.push(ends, Event::HandlerEnds { agent: self.place, instance: process.instance, key, plan: 0 });
+    }
+
+    /// Whether the handler stops because the coordinator was not heard.
+    fn is_out_of_touch(&self, key: Key, ctx: &Context) -> bool {
+        let Some(process) = &self.process else { return false };
+        let kind = process.running.get(&key).map(|running| &running.order.kind);
+        kind.is_some_and(|kind| process.session.setup().at_most_once.contains(kind))
+            && !process.session.is_in_touch(process.clock.elapsed(ctx.now))
     }
 
     fn stop_handler(&mut self, key: Key, ctx: &mut Context) {
@@ -498,7 +545,16 @@ impl Agent {
 }
 
 impl Process {
-    fn make_beat(&self, holds: Vec<Held>, ctx: &Context) -> Beat {
+    /// Whether the beat of the last number is to be answered.
+    fn wants_answer(&mut self, elapsed: Duration) -> bool {
+        let answer = self.session.wants_answers();
+        if answer {
+            self.unanswered.push_back((self.beats, elapsed));
+        }
+        answer
+    }
+
+    fn make_beat(&self, holds: Vec<Held>, answer: bool, ctx: &Context) -> Beat {
         let holds = if ctx.planted(Plant::EmptyBeats) { Vec::new() } else { holds };
         Beat {
             incarnation: self.session.setup().incarnation,
@@ -506,6 +562,7 @@ impl Process {
             holds,
             draining: self.session.draining(),
             lag_ms: 0,
+            answer,
         }
     }
 }

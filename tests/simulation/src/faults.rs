@@ -80,6 +80,8 @@ impl World {
             Owner::Agent(place) => {
                 let Some(process) = &mut self.agents[place].process else { return };
                 process.paused_until = process.paused_until.max(until);
+                // Nobody can end what it runs while it is paused.
+                self.ctx.oracle.excuse(process.instance);
             }
             Owner::Client => return,
         }

@@ -81,6 +81,8 @@ pub enum Mark {
     Released,
     /// An agent came that can do what was sent back.
     LookedBack,
+    /// An agent that was not heard stopped what it runs at most once.
+    OutOfTouch,
 }
 
 /// The rare states reached.
@@ -89,7 +91,7 @@ pub struct Marks(u64);
 
 impl Mark {
     /// Every one.
-    pub const ALL: [Mark; 39] = {
+    pub const ALL: [Mark; 40] = {
         use Mark::*;
         [
             TwoLeaders,
@@ -131,6 +133,7 @@ impl Mark {
             Burst,
             Released,
             LookedBack,
+            OutOfTouch,
         ]
     };
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use agent_worker::session::Order;
 use compact_str::CompactString;
 use scheduler::{Done, History, Sequence};
-use shared::message::{Beat, Bye, Cancel, Drain, Hello, Report, Settled, Welcome};
+use shared::message::{Beat, Bye, Cancel, Drain, Heard, Hello, Report, Settled, Welcome};
 use shared::{Outcome, Priority, TaskId, TaskOptions};
 
 use crate::event::{LinkId, Micros};
@@ -151,6 +151,8 @@ pub enum Told {
     Settled(Settled),
     /// Leave.
     Drain(Drain),
+    /// A beat was heard.
+    Heard(Heard),
     /// Answer.
     Ping,
 }

@@ -127,6 +127,8 @@ pub struct Oracle {
     by_id: FxHashMap<TaskId, usize>,
     begun: rustc_hash::FxHashSet<(usize, u32, u64, Instance)>,
     decided: BTreeSet<Sequence>,
+    /// Which processes run tasks that no two may run at a time.
+    alone: FxHashMap<usize, BTreeSet<Instance>>,
     last_revision: u64,
 }
 
@@ -257,6 +259,30 @@ impl Oracle {
         let task = &mut self.tasks[place];
         task.starts.push(start);
         (start, task.nature, task.failures)
+    }
+
+    /// A handler starts that must be the only one of its task that runs.
+    pub fn started_alone(&mut self, task: usize, instance: Instance) {
+        let running = self.alone.entry(task).or_default();
+        running.insert(instance);
+        if running.len() > 1 {
+            let text = format!("{:?} runs at most once, and runs in the processes {running:?}", self.tasks[task].id);
+            self.fail(text);
+        }
+    }
+
+    /// It has ended.
+    pub fn ended_alone(&mut self, task: usize, instance: Instance) {
+        if let Some(running) = self.alone.get_mut(&task) {
+            running.remove(&instance);
+        }
+    }
+
+    /// What the process runs is gone with it, or is nothing that it could end.
+    pub fn excuse(&mut self, instance: Instance) {
+        for running in self.alone.values_mut() {
+            running.remove(&instance);
+        }
     }
 
     /// A handler ended.

@@ -66,6 +66,8 @@ pub enum Plant {
     KeeperKnowsNoEpochs,
     /// A message that is held is acknowledged where it was delivered last, be it a lane that its kind was moved from.
     AckedAtFormerLane,
+    /// The coordinator tells agents that it waits with what runs at most once, and does not.
+    HoldNotKept,
 }
 
 impl Plant {
@@ -74,7 +76,7 @@ impl Plant {
         [Plant::OutputOfLastDone, Plant::ReportedNotFetched, Plant::AckedAtFormerLane, Plant::OtherRecordNotLookedAt];
 
     /// Every one.
-    pub const ALL: [Plant; 30] = [
+    pub const ALL: [Plant; 31] = [
         Plant::AckBeforeRecord,
         Plant::RecordOverwrites,
         Plant::SettledBeforeRecord,
@@ -102,6 +104,7 @@ impl Plant {
         Plant::HistoriesForgotten,
         Plant::KeeperKnowsNoEpochs,
         Plant::AckedAtFormerLane,
+        Plant::HoldNotKept,
         Plant::OutputOfLastDone,
         Plant::ReportedNotFetched,
         Plant::OtherRecordNotLookedAt,

@@ -18,6 +18,8 @@ use crate::options::Options;
 
 /// How long everything may take to come to rest once the faults have ended.
 const PATIENCE: Micros = secs(420);
+/// The kind that agents run at most once.
+const AT_MOST_ONCE: u8 = 3;
 /// How many steps lie between two looks at everything.
 const FULL_LOOK: u64 = 256;
 
@@ -295,7 +297,10 @@ impl World {
                 self.ctx.serving.retain(|serving| *serving != link);
                 self.coordinators[place].node = None;
             }
-            Owner::Agent(place) => self.agents[place].process = None,
+            Owner::Agent(place) => {
+                let ended = self.agents[place].process.take();
+                ended.iter().for_each(|process| self.ctx.oracle.excuse(process.instance));
+            }
             Owner::Client => return,
         }
         self.ctx.trace(|| format!("{owner:?} ends"));
@@ -335,10 +340,12 @@ fn draw_offer(place: usize, ctx: &mut Context) -> Offer {
     let all = ctx.options.kinds;
     // The first can do everything, so that nothing waits for ever.
     let kinds: Vec<u8> = (0..all).filter(|_| place == 0 || ctx.rng.bool()).collect();
+    let kinds = if kinds.is_empty() { vec![0] } else { kinds };
     Offer {
+        at_most_once: kinds.iter().copied().filter(|kind| *kind == AT_MOST_ONCE).collect(),
         slots: ctx.rng.u32(1..=ctx.options.slots),
         queue: ctx.rng.u32(0..=ctx.options.queue),
-        kinds: if kinds.is_empty() { vec![0] } else { kinds },
+        kinds,
         cpu_millis: if place != 0 && ctx.rng.bool() { ctx.rng.u64(5..=30) * 100 } else { 0 },
     }
 }

@@ -360,6 +360,20 @@ fn an_attempt_that_its_agent_does_not_end_in_time_is_given_up() {
 }
 
 #[test]
+fn what_runs_at_most_once_is_not_given_up_while_its_agent_says_that_it_runs() {
+    let agents = ["ada", "bob"].map(|id| agent(id).slots(1).queue(0).at_most_once());
+    let mut mesh = Mesh::with_agents(agents);
+    mesh.pass(ms(6_000));
+    mesh.deliver(task("resize").timeout(ms(5_000)).backoff(ms(1), ms(1)).max_attempts(1));
+
+    let orders = mesh.pass(ms(60_000));
+    assert!(!orders.is_empty() && orders.iter().all(|order| order == "cancel 1#1 on ada"), "{orders:?}");
+
+    // It has failed, and was not cancelled by anybody.
+    assert_eq!(mesh.done("ada", "1", shared::task::AttemptOutcome::Cancelled)[..1], ["record 1 failed"]);
+}
+
+#[test]
 fn an_attempt_that_has_ended_is_not_given_up_because_its_word_comes_late() {
     let mut mesh = Mesh::with_agents(["ada"]);
     mesh.deliver(task("resize").timeout(ms(5_000)));

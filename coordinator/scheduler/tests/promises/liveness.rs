@@ -1,9 +1,14 @@
 //! Agents that fall silent, vanish, leave, return.
 
+use scheduler::{Action, Event};
 use shared::Incarnation;
 use shared::api::AgentState;
+use shared::message::Beat;
 
 use crate::support::{LONGER_THAN_ANY_VERDICT, Mesh, agent, ms};
+
+/// How long what runs at most once is not given elsewhere, unless set.
+const HOLD: std::time::Duration = std::time::Duration::from_secs(6);
 
 #[test]
 fn a_dead_agents_task_starts_again_elsewhere() {
@@ -250,4 +255,61 @@ fn an_agent_that_is_gone_for_long_is_forgotten() {
     assert_eq!(mesh.leader.agents(mesh.now).len(), 1);
     assert_eq!(mesh.restart("ada"), [""; 0]);
     assert_eq!(mesh.state_of("ada"), AgentState::Healthy);
+}
+
+#[test]
+fn what_runs_at_most_once_starts_elsewhere_only_when_its_agent_must_have_stopped_it() {
+    let mut mesh = Mesh::with_agents([agent("ada").at_most_once(), agent("bob").at_most_once()]);
+    mesh.pass(HOLD);
+    mesh.deliver("resize");
+    mesh.beat("ada");
+
+    assert_eq!(mesh.silence("ada", LONGER_THAN_ANY_VERDICT), [""; 0]);
+    assert_eq!(mesh.state_of("ada"), AgentState::Offline);
+    assert_eq!(mesh.pass(HOLD - LONGER_THAN_ANY_VERDICT - ms(100)), [""; 0]);
+    assert_eq!(mesh.pass(ms(700)), ["start 1#2 on bob"]);
+}
+
+#[test]
+fn an_agent_that_was_lost_twice_holds_what_runs_at_most_once_from_the_second_time_on() {
+    let mut mesh = Mesh::with_agents([agent("ada").at_most_once(), agent("bob").at_most_once()]);
+    mesh.pass(HOLD);
+    mesh.deliver("resize");
+    mesh.beat("ada");
+
+    mesh.silence("ada", ms(4000));
+    mesh.unmute("ada");
+    mesh.beat("ada");
+
+    assert_eq!(mesh.silence("ada", HOLD - ms(600)), [""; 0], "the wait of the first time is void");
+    assert_eq!(mesh.pass(ms(1200)), ["start 1#2 on bob"]);
+}
+
+#[test]
+fn a_new_leader_gives_nobody_what_runs_at_most_once_before_a_stranger_must_have_stopped_it() {
+    let mut mesh = Mesh::with_agents([agent("ada").at_most_once()]);
+    mesh.pass(HOLD);
+    mesh.take_over();
+    mesh.deliver("resize");
+
+    assert_eq!(mesh.pass(HOLD - ms(100)), [""; 0]);
+    assert_eq!(mesh.pass(ms(200)), ["start 1#1 on ada"]);
+}
+
+#[test]
+fn a_beat_that_wants_an_answer_gets_it_after_what_it_leads_to() {
+    let mut mesh = Mesh::with_agents([agent("ada").at_most_once(), agent("bob").at_most_once()]);
+    mesh.pass(HOLD);
+    mesh.deliver("resize");
+    let beat = mesh.agent("ada").beat();
+
+    // Another attempt has replaced the one that it says it holds.
+    mesh.silence("ada", HOLD * 2);
+    let mut actions = Vec::new();
+    mesh.tell_leader(Event::AgentBeat("ada".parse().unwrap(), Beat { sequence: 1_000, ..beat }), &mut actions);
+
+    let place = |is_wanted: fn(&Action) -> bool| actions.iter().position(is_wanted);
+    let cancelled = place(|action| matches!(action, Action::Cancel { .. }));
+    let heard = place(|action| matches!(action, Action::Heard { sequence: 1_000, .. }));
+    assert!(cancelled.is_some() && cancelled < heard, "{actions:?}");
 }

@@ -21,7 +21,7 @@ use rustc_hash::FxHashSet;
 use scheduler::{
     Action, Actions, Config, Delivery, Event, History, KindConfig, Notice, Scheduler, Sequence, Settlement, Timestamp,
 };
-use shared::message::{AttemptRef, Cancel, Drain, Settled, Welcome};
+use shared::message::{self, AttemptRef, Cancel, Drain, Settled, Welcome};
 use shared::task::{AttemptOutcome, Backoff};
 use shared::{AgentId, Epoch, TaskId};
 
@@ -185,6 +185,9 @@ impl Reign {
 /// The settings of the scheduler: the product's, with shorter waits between attempts.
 fn settings(ctx: &Context) -> Config {
     let mut config = Config::default();
+    if ctx.planted(Plant::HoldNotKept) {
+        config.liveness.hold = Duration::ZERO;
+    }
     let backoff = Backoff { first: Duration::from_millis(50), limit: Duration::from_secs(2) };
     let kind = KindConfig { strategy: Some(ctx.options.strategy), backoff: Some(backoff), ..KindConfig::default() };
     config.kinds.insert("default".to_owned(), kind);
@@ -500,6 +503,10 @@ impl Node {
                 self.tell_agent(&agent, Told::Ping, Some(reply), ctx);
             }
             Action::Welcome { agent, hello_wanted } => self.welcome(&agent, hello_wanted, ctx),
+            Action::Heard { agent, sequence } => {
+                let epoch = self.scheduler.epoch().unwrap_or_default();
+                self.tell_agent(&agent, Told::Heard(message::Heard { epoch, sequence }), None, ctx);
+            }
             Action::Drain(agent) => {
                 let epoch = self.scheduler.epoch().unwrap_or_default();
                 self.tell_agent(&agent, Told::Drain(Drain { epoch }), None, ctx);
@@ -547,6 +554,7 @@ impl Node {
             beat_interval: liveness.beat_interval,
             report_interval: liveness.report_interval,
             hello_wanted,
+            hold: Some(Config::default().liveness.hold),
         };
         self.tell_agent(agent, Told::Welcome(welcome), None, ctx);
     }

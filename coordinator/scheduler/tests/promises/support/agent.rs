@@ -25,6 +25,9 @@ pub(crate) struct Agent {
     /// The next order to it gets lost.
     pub(crate) loses_orders: bool,
     pub(crate) draining: bool,
+    /// Kinds that it runs at most once.
+    pub(crate) at_most_once: Vec<Kind>,
+    pub(crate) wants_answers: bool,
     pub(crate) holds: Vec<Holding>,
     beats: u64,
     epoch: Epoch,
@@ -54,6 +57,8 @@ pub(crate) fn agent(id: &str) -> Agent {
         muted: false,
         loses_orders: false,
         draining: false,
+        at_most_once: Vec::new(),
+        wants_answers: false,
         holds: Vec::new(),
         beats: 0,
         epoch: Epoch(0),
@@ -80,6 +85,13 @@ impl Agent {
 
     pub(crate) fn kinds(mut self, kinds: &[&str]) -> Self {
         self.kinds = kinds.iter().map(|kind| Kind::new(kind).expect("tests name kinds well")).collect();
+        self
+    }
+
+    /// All that it can do it runs at most once.
+    pub(crate) fn at_most_once(mut self) -> Self {
+        self.at_most_once = self.kinds.clone();
+        self.wants_answers = true;
         self
     }
 
@@ -120,6 +132,7 @@ impl Agent {
             queue: self.queue,
             labels: self.labels.clone(),
             kinds: self.kinds.clone(),
+            at_most_once: self.at_most_once.clone(),
             capacity: self.capacity,
             holds: self.held(),
             draining: self.draining,
@@ -138,7 +151,14 @@ impl Agent {
 
     fn beat_numbered(&self, sequence: u64) -> Beat {
         let incarnation = Incarnation(self.incarnation);
-        Beat { incarnation, sequence, holds: self.held(), draining: self.draining, lag_ms: 0 }
+        Beat {
+            incarnation,
+            sequence,
+            holds: self.held(),
+            draining: self.draining,
+            lag_ms: 0,
+            answer: self.wants_answers,
+        }
     }
 
     pub(crate) fn report(&self, cpu: f64) -> Report {

@@ -157,7 +157,7 @@ impl Mesh {
                 self.histories.remove(&sequence);
                 vec![]
             }
-            Action::Welcome { .. } | Action::Tell(_) => vec![],
+            Action::Welcome { .. } | Action::Heard { .. } | Action::Tell(_) => vec![],
         }
     }
 
@@ -395,6 +395,11 @@ impl Mesh {
         said
     }
 
+    /// Tells the leader something; what it orders is not carried out.
+    pub(crate) fn tell_leader(&mut self, event: Event, actions: &mut Actions) {
+        self.leader.handle(event, self.now, actions);
+    }
+
     /// Everything in the stream is delivered again.
     pub(crate) fn redeliver(&mut self) -> Vec<String> {
         let stored: Vec<Sequence> = self.stored.keys().copied().collect();
@@ -490,7 +495,7 @@ pub(crate) fn orders(actions: &[Action]) -> Vec<String> {
         Action::Drain(agent) => Some(format!("drain {agent}")),
         Action::Release { sequence, .. } => Some(format!("release {sequence}")),
         Action::LookBack(kind) => Some(format!("look back for {kind}")),
-        Action::Probe(_) | Action::Welcome { .. } | Action::Tell(_) => None,
+        Action::Probe(_) | Action::Welcome { .. } | Action::Heard { .. } | Action::Tell(_) => None,
         Action::Remember { .. } | Action::ForgetHistory(_) => None,
     };
     actions.iter().filter_map(order).collect()
