@@ -23,6 +23,8 @@ pub const HELLO_PAUSE: Duration = Duration::from_millis(200);
 /// How long a `done` waits for `settled` before it is repeated; the last one holds for all that follow.
 pub const DONE_INTERVALS: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(5)];
+/// How many attempts are remembered that are over.
+const REMEMBERED: usize = 1024;
 /// How long an agent that leaves waits for the last `settled`.
 pub const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -233,11 +235,39 @@ pub struct Session<W = Bytes> {
     /// When each `done` is due again, one queue for each of [`DONE_INTERVALS`]: within one of them the order of
     /// arrival is the order of time. A settled attempt leaves its key behind.
     repeats: [VecDeque<(Duration, Key)>; DONE_INTERVALS.len()],
+    /// Attempts that were held and are not any more, of late.
+    over: Over,
     hello_said: Option<Duration>,
     hello_due: Option<Duration>,
     /// Since when it has been ready to leave as far as its slots are concerned.
     draining_since: Option<Duration>,
     left: bool,
+}
+
+/// The last attempts that are over, so that none of them is started again by an order that comes late.
+#[derive(Debug, Default)]
+struct Over {
+    attempts: FxHashSet<(TaskId, u32, Epoch)>,
+    in_order: VecDeque<(TaskId, u32, Epoch)>,
+}
+
+impl Over {
+    fn add(&mut self, order: &Order) {
+        if self.in_order.len() == REMEMBERED
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.attempts.remove(&oldest);
+        }
+        let attempt = (order.task.clone(), order.attempt, order.epoch);
+        if self.attempts.insert(attempt.clone()) {
+            self.in_order.push_back(attempt);
+        }
+    }
+
+    fn contains(&self, order: &Order) -> bool {
+        // Few orders are not first ones, and this is on the way of each.
+        !self.attempts.is_empty() && self.attempts.contains(&(order.task.clone(), order.attempt, order.epoch))
+    }
 }
 
 impl<W> Session<W> {
@@ -257,6 +287,7 @@ impl<W> Session<W> {
             queued: 0,
             occupied_slots: 0,
             unsettled: 0,
+            over: Over::default(),
             repeats: Default::default(),
             hello_said: None,
             hello_due: None,
@@ -407,6 +438,8 @@ impl<W> Session<W> {
         }
         match self.by_task.get(&order.task) {
             Some(&key) => self.run_again(key, order, work, now, actions),
+            // An order that was repeated, or held up in the network, may come when all is over.
+            None if self.over.contains(&order) => {}
             None => self.take(order, work, now, actions),
         }
     }
@@ -613,6 +646,7 @@ impl<W> Session<W> {
     fn forget(&mut self, key: Key) -> bool {
         let attempt = self.attempts.get_mut(&key).expect("only what is held can be forgotten");
         self.by_task.remove(&attempt.order.task);
+        self.over.add(&attempt.order);
         match attempt.state {
             State::Running(_) => {
                 attempt.state = State::Forgotten;
@@ -752,6 +786,17 @@ mod tests {
         assert_eq!(agent.tell(Event::RunOrdered(stray, work)), []);
         assert_eq!(agent.tell(order("b", 1, 7)), []);
         assert_eq!(agent.started(order("b", 1, 8)), ["b"]);
+    }
+
+    #[test]
+    fn an_order_that_comes_when_all_is_over_starts_nothing() {
+        let mut agent = Agent::with_slots(1);
+        agent.tell(order("a", 1, 5));
+        agent.tell(agent.ended("a"));
+        agent.tell(settled("a", 1, 5));
+
+        assert_eq!(agent.tell(order("a", 1, 5)), []);
+        assert_eq!(agent.started(order("a", 2, 5)), ["a"], "another attempt is another matter");
     }
 
     #[test]

@@ -29,6 +29,8 @@ const STEP_DOWN: Duration = Duration::from_secs(12);
 const LOOK: Duration = Duration::from_millis(150);
 /// How long a leader may take to answer.
 const ANSWER: Duration = Duration::from_millis(400);
+/// A leader on whose inbox nobody listens for this long is gone; one whose connection broke is back before.
+const GONE: Duration = Duration::from_millis(600);
 /// A leader that answers nothing for this long is hung or cut off.
 const HUNG: Duration = Duration::from_secs(2);
 
@@ -105,30 +107,26 @@ impl Contender {
     /// Waits until the lease is ours.
     async fn stand_by(&self, given_back: &mut Option<Subscriber>) -> Held {
         let mut silent_since: Option<Instant> = None;
-        let mut absent = 0u32;
+        let mut absent_since: Option<Instant> = None;
         loop {
             match self.bucket.entry(KEY).await {
                 Ok(Some(entry)) if entry.operation == kv::Operation::Put => {
                     let holder = serde_json::from_slice::<Holder>(&entry.value).ok();
                     match self.look_after(holder).await {
-                        Presence::Leads => (silent_since, absent) = (None, 0),
-                        Presence::Absent => absent += 1,
+                        Presence::Leads => (silent_since, absent_since) = (None, None),
+                        Presence::Absent => drop(absent_since.get_or_insert_with(Instant::now)),
                         Presence::Silent if self.canary_sings().await => {
                             silent_since.get_or_insert_with(Instant::now);
                         }
                         Presence::Silent => silent_since = None,
                     }
                     let hung = silent_since.is_some_and(|since| since.elapsed() >= HUNG);
-                    if (absent >= 2 || hung)
+                    let gone = absent_since.is_some_and(|since| since.elapsed() >= GONE);
+                    if (gone || hung)
                         && let Some(held) = self.write(entry.revision).await
                     {
                         info!(hung, "the leader is gone");
                         return held;
-                    }
-                    if absent == 1 {
-                        // Once may have been the blink of a reconnect.
-                        tokio::time::sleep(LOOK / 3).await;
-                        continue;
                     }
                 }
                 Ok(entry) => {

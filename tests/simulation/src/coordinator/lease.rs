@@ -14,6 +14,7 @@ const RENEWAL: Duration = Duration::from_secs(2);
 const STEP_DOWN: Duration = Duration::from_secs(12);
 const LOOK: Duration = Duration::from_millis(150);
 const ANSWER: Duration = Duration::from_millis(400);
+const GONE: Duration = Duration::from_millis(600);
 const HUNG: Duration = Duration::from_secs(2);
 
 /// Contends for the lease.
@@ -23,7 +24,7 @@ pub(super) struct Contender {
     /// The request whose answer is awaited.
     call: u64,
     silent_since: Option<Duration>,
-    absent: u32,
+    absent_since: Option<Duration>,
     held: Option<Held>,
     /// When the lease was last written, if it was: its lifetime began no earlier.
     asked: Duration,
@@ -63,7 +64,7 @@ impl Contender {
             step: Step::Sleeping(Duration::ZERO),
             call: 0,
             silent_since: None,
-            absent: 0,
+            absent_since: None,
             held: None,
             asked: Duration::ZERO,
             resigned: false,
@@ -178,8 +179,11 @@ impl Node {
 
     fn judge(&mut self, presence: Presence, revision: u64, ctx: &mut Context) {
         match presence {
-            Presence::Leads => (self.contender.silent_since, self.contender.absent) = (None, 0),
-            Presence::Absent => self.contender.absent += 1,
+            Presence::Leads => (self.contender.silent_since, self.contender.absent_since) = (None, None),
+            Presence::Absent => {
+                let now = self.instant(ctx);
+                self.contender.absent_since.get_or_insert(now);
+            }
             Presence::Silent => return self.ask_for(self.instance, Step::Canary { revision }, ctx),
         }
         self.take_if_gone(revision, ctx);
@@ -188,22 +192,22 @@ impl Node {
     fn take_if_gone(&mut self, revision: u64, ctx: &mut Context) {
         let now = self.instant(ctx);
         let hung = self.contender.silent_since.is_some_and(|since| now - since >= HUNG);
-        if self.contender.absent >= 2 || hung {
+        let gone = self.contender.absent_since.is_some_and(|since| now - since >= GONE);
+        if gone || hung {
             return self.write_lease(revision, Step::Taking { evident: true }, ctx);
         }
         self.rest(ctx);
     }
 
     fn rest(&mut self, ctx: &Context) {
-        // Once may have been the blink of a reconnect.
-        self.sleep(if self.contender.absent == 1 { LOOK / 3 } else { LOOK }, ctx);
+        self.sleep(LOOK, ctx);
     }
 
     fn taken(&mut self, revision: u64, evident: bool, ctx: &mut Context) {
         if evident {
             ctx.reach(Mark::TakenByEvidence);
         }
-        (self.contender.silent_since, self.contender.absent) = (None, 0);
+        (self.contender.silent_since, self.contender.absent_since) = (None, None);
         self.renewed(revision, ctx);
     }
 
