@@ -84,7 +84,7 @@ impl Scheduler {
         if hello.draining {
             self.registry.get_mut(key).state = AgentState::Stopping;
         }
-        self.compare(key, &hello.holds, now, actions);
+        self.compare(key, &hello.holds, now, now, actions);
         self.look_back(actions);
         if self.epoch.is_some() {
             actions.push(Action::Welcome { agent: id.clone(), hello_wanted: false });
@@ -124,7 +124,9 @@ impl Scheduler {
         agent.beat_sequence = agent.beat_sequence.max(beat.sequence);
         agent.heard(now);
         self.revive(key, beat.draining, now, actions);
-        self.compare(key, &beat.holds, now, actions);
+        // An agent whose own loop is late says what it held before.
+        let as_of = now - Duration::from_millis(beat.lag_ms);
+        self.compare(key, &beat.holds, as_of, now, actions);
         if beat.answer && self.epoch.is_some() {
             actions.push(Action::Heard { agent: id.clone(), sequence: beat.sequence });
         }
@@ -398,7 +400,7 @@ impl Scheduler {
     }
 
     /// Compares what the agent holds with what it was ordered to do.
-    fn compare(&mut self, key: AgentKey, holds: &[Held], now: Timestamp, actions: &mut Actions) {
+    fn compare(&mut self, key: AgentKey, holds: &[Held], as_of: Timestamp, now: Timestamp, actions: &mut Actions) {
         if self.epoch.is_none() {
             self.remember(key, holds, actions);
             return;
@@ -413,7 +415,7 @@ impl Scheduler {
         agent.missing.retain(|sequence| !listed.contains(sequence));
         self.forget_overrun(key, holds);
         for sequence in absent {
-            self.not_held(key, sequence, now, actions);
+            self.not_held(key, sequence, as_of, now, actions);
         }
     }
 
@@ -544,10 +546,10 @@ impl Scheduler {
     }
 
     /// The agent should hold this and does not: the order was lost on the way, and is repeated.
-    fn not_held(&mut self, key: AgentKey, sequence: Sequence, now: Timestamp, actions: &mut Actions) {
+    fn not_held(&mut self, key: AgentKey, sequence: Sequence, as_of: Timestamp, now: Timestamp, actions: &mut Actions) {
         let Some(task) = self.tasks.get(sequence) else { return };
         let Some(attempt) = task.attempt() else { return };
-        if now.since(attempt.started) < CROSSING {
+        if as_of.since(attempt.started) < CROSSING {
             return;
         }
         if self.registry.get_mut(key).missing.insert(sequence) {

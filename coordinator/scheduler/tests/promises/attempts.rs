@@ -2,6 +2,7 @@
 
 use scheduler::{Delivery, Event, Sequence};
 use shared::Outcome;
+use shared::message::Beat;
 use shared::task::AttemptOutcome::{Cancelled, Rejected, Succeeded, Timeout};
 
 use crate::support::{LONGER_THAN_ANY_VERDICT, Mesh, agent, ms, task};
@@ -207,6 +208,19 @@ fn an_attempt_that_ended_is_not_taken_back_because_a_beat_is_out_of_date() {
     mesh.tell(Event::AgentBeat(agent("ada").id, stale));
 
     assert_eq!(mesh.given_to("ada"), [""; 0]);
+}
+
+#[test]
+fn an_agent_whose_loop_is_late_has_not_missed_what_it_has_not_come_to() {
+    let mut mesh = Mesh::with_agents(["ada"]);
+    mesh.agent("ada").loses_orders = true;
+    mesh.deliver("resize");
+    mesh.pass(ms(700));
+
+    for _ in 0..4 {
+        let late = Beat { lag_ms: 600, ..mesh.agent("ada").beat() };
+        assert_eq!(mesh.tell(Event::AgentBeat(agent("ada").id, late)), [""; 0]);
+    }
 }
 
 #[test]
