@@ -22,89 +22,122 @@ use script::Step;
 
 /// How many scripts are played at once: most of the time they wait.
 const AT_ONCE: usize = 30;
-/// How often a script is played until what differs at the same place is believed.
-const TRIES: u64 = 3;
+/// How often a script must differ at the same place until that is believed.
+const SURE: usize = 3;
+/// How often a script is played at most.
+const MOST_TRIES: u64 = 8;
+/// How much slower than at first a script is played at most.
+const SLOWEST: u64 = 4;
 /// How many steps before a difference are shown.
 const SHOWN: usize = 40;
 
 #[tokio::test]
 async fn the_model_of_the_broker_does_what_the_real_one_does() {
-    compare(0..30, 70).await;
+    compare(0..30, 70, Duration::from_secs(45)).await;
 }
 
-/// 100,000 asks: `cargo test -p mesh-tests --test differential -- --ignored --nocapture`.
+/// 100,000 asks: `cargo test -p mesh-tests --test differential -- --ignored --nocapture`. With `SEED` and `SCRIPTS` in the
+/// environment, the scripts from this seed on, so many.
 #[tokio::test]
 #[ignore = "a soak: takes some minutes"]
 async fn the_model_of_the_broker_does_so_for_long() {
-    let first = fastrand::u64(..1 << 32);
-    compare(first..first + 1000, 100).await;
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let first = number("SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
+    compare(first..first + number("SCRIPTS").unwrap_or(1000), 100, Duration::from_secs(3600)).await;
 }
 
-/// Plays the scripts of these seeds, each of so many asks.
-async fn compare(seeds: std::ops::Range<u64>, asks: usize) {
+/// Plays the scripts of these seeds, each of so many asks. After the patience none is played again because
+/// it was late.
+async fn compare(seeds: std::ops::Range<u64>, asks: usize, patience: Duration) {
     let (began, count) = (Instant::now(), seeds.end - seeds.start);
     let directory = tempfile::tempdir().unwrap();
     let options = broker::Options::new(nats_server().await, directory.path());
     let broker = Broker::start(&Launcher::new(program::exe()), options).await.unwrap();
     let url = broker.url();
 
-    let play = |seed| play_until_sure(seed, asks, url.clone());
-    let played: Vec<Result<Played, String>> = stream::iter(seeds).map(play).buffer_unordered(AT_ONCE).collect().await;
+    let play = |seed| play_until_sure(seed, asks, url.clone(), began + patience);
+    let sum: Sum = stream::iter(seeds).map(play).buffer_unordered(AT_ONCE).collect().await;
 
-    let differ: Vec<&String> = played.iter().filter_map(|played| played.as_ref().err()).collect();
-    let good: Vec<&Played> = played.iter().filter_map(|played| played.as_ref().ok()).collect();
+    let Sum { same, again, unsure, deliveries, pauses, differ } = &sum;
     println!(
-        "{count} scripts of {asks} asks, {} deliveries, {} pauses, {} played again, in {:.1} s: {} differ",
-        good.iter().map(|played| played.deliveries).sum::<usize>(),
-        good.iter().map(|played| played.pauses).sum::<usize>(),
-        good.iter().filter(|played| played.tries > 1).count(),
+        "{count} scripts of {asks} asks in {:.1} s: {same} the same ({again} of them played again), with {deliveries} \
+         deliveries and {pauses} pauses; {} differ; {} could not be played in time: {unsure:?}",
         began.elapsed().as_secs_f64(),
-        differ.len()
+        differ.len(),
+        unsure.len(),
     );
     differ.iter().for_each(|text| println!("{}", text.lines().next().unwrap_or_default()));
-    assert!(differ.is_empty(), "{} of {count} scripts differ; the shortest:\n{}", differ.len(), shortest(&differ));
+    let shortest = differ.iter().min_by_key(|text| text.len());
+    assert!(differ.is_empty(), "{} of {count} scripts differ; the shortest:\n{}", differ.len(), shortest.unwrap());
+    assert!(*same > 0, "this machine is too slow to compare anything");
 }
 
-/// Where the least has happened until it differs.
-fn shortest<'a>(differ: &[&'a String]) -> &'a str {
-    differ.iter().min_by_key(|text| text.len()).map_or("", |text| text.as_str())
+/// What came of a script.
+enum Played {
+    /// The server did the same.
+    Same { tries: u64, deliveries: usize, pauses: usize },
+    /// It did something else, always at the same place.
+    Differs(String),
+    /// This machine was too slow each time, or it differed now here, now there.
+    Unsure(u64),
 }
 
-/// A script that was played to its end.
-struct Played {
-    tries: u64,
+/// What came of all.
+#[derive(Default)]
+struct Sum {
+    same: usize,
+    again: usize,
+    unsure: Vec<u64>,
     deliveries: usize,
     pauses: usize,
+    differ: Vec<String>,
 }
 
-/// Plays a script; again and slower where it differs or is late.
-async fn play_until_sure(seed: u64, asks: usize, url: String) -> Result<Played, String> {
-    let mut places = Vec::new();
-    for tries in 1..=2 * TRIES {
-        let lates = tries - 1 - places.len() as u64;
-        let scale = 1 << lates.min(2);
+impl Extend<Played> for Sum {
+    fn extend<I: IntoIterator<Item = Played>>(&mut self, all: I) {
+        for played in all {
+            match played {
+                Played::Same { tries, deliveries, pauses } => {
+                    self.same += 1;
+                    self.again += usize::from(tries > 1);
+                    self.deliveries += deliveries;
+                    self.pauses += pauses;
+                }
+                Played::Differs(text) => self.differ.push(text),
+                Played::Unsure(seed) => self.unsure.push(seed),
+            }
+        }
+    }
+}
+
+/// Plays a script; again where it differs, and slower where it is late.
+async fn play_until_sure(seed: u64, asks: usize, url: String, until: Instant) -> Played {
+    let mut scale = 1;
+    let mut differences: Vec<(u64, usize)> = Vec::new();
+    for tries in 1..=MOST_TRIES {
         let script = script::write(seed, asks, scale);
         let nats = async_nats::connect(&url).await.unwrap();
         let mesh = format!("d{seed}-{tries}").parse().unwrap();
         let mut real = Real::new(nats, mesh, script::timing(scale), scale).await;
         let played = tokio::time::timeout(limit(&script), real.play(&script)).await;
         real.end().await;
-        match played.expect("a script comes to its end") {
+        match played.unwrap_or(Err(Stopped::Late)) {
             Ok(()) => {
                 let deliveries = script.iter().flat_map(|step| step.seen.delivered.values()).map(Vec::len).sum();
                 let pauses = script.iter().filter(|step| step.ask.is_none()).count();
-                return Ok(Played { tries, deliveries, pauses });
+                return Played::Same { tries, deliveries, pauses };
             }
-            Err(Stopped::Late) => {}
+            Err(Stopped::Late) if Instant::now() > until => break,
+            Err(Stopped::Late) => scale = SLOWEST.min(scale * 2),
             Err(Stopped::Differs { step, how }) => {
-                places.push(step);
-                if places.len() as u64 == TRIES {
-                    return Err(explain(seed, &script, step, &how));
+                differences.push((scale, step));
+                if differences.iter().filter(|other| **other == (scale, step)).count() == SURE {
+                    return Played::Differs(explain(seed, &script, step, &how));
                 }
             }
         }
     }
-    Err(format!("seed {seed}: this machine is too slow, or it differs now here, now there: {places:?}"))
+    Played::Unsure(seed)
 }
 
 fn limit(script: &[Step]) -> Duration {

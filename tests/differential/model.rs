@@ -21,6 +21,7 @@ pub(crate) struct Model {
     broker: Broker,
     ctx: Context,
     began: Micros,
+    marker: Micros,
     asks: u64,
     seen: Seen,
     delivered: Vec<(LaneName, Sequence)>,
@@ -48,7 +49,17 @@ impl Model {
         ctx.oracle.invent(None, nature);
         let began = ctx.now;
         let broker = Broker::with_timing(timing, Places { coordinators: 0, agents: 0 }, &mut ctx);
-        Self { broker, ctx, began, asks: 0, seen: Seen::default(), delivered: Vec::new(), ended: BTreeSet::new() }
+        let marker = timing.marker;
+        Self {
+            broker,
+            ctx,
+            began,
+            marker,
+            asks: 0,
+            seen: Seen::default(),
+            delivered: Vec::new(),
+            ended: BTreeSet::new(),
+        }
     }
 
     pub(crate) fn now(&self) -> Micros {
@@ -111,11 +122,17 @@ impl Model {
         }
     }
 
-    /// When something happens by itself. A server lets a lease that was renewed expire up to 250 ms late, and what
-    /// follows from that even later.
+    /// When something happens by itself. A server lets a lease that was renewed expire up to 250 ms late, and the
+    /// marker that it leaves even later.
     pub(crate) fn timers(&self) -> Vec<Micros> {
-        let lease = self.broker.lease_expires().into_iter().flat_map(|at| [at + ms(200), at + ms(400)]);
+        let late = |at: Micros| [at, at + ms(200), at + ms(400)];
+        let lease = self.broker.lease_expires().into_iter().flat_map(|at| [late(at), late(at + self.marker)].concat());
         self.broker.timers().into_iter().chain(lease).map(|at| at.saturating_sub(self.began)).collect()
+    }
+
+    /// When a lane delivers again, or one of its pulls ends.
+    pub(crate) fn lane_timers(&self) -> Vec<Micros> {
+        self.broker.lane_timers().map(|at| at.saturating_sub(self.began)).collect()
     }
 
     pub(crate) fn lanes(&self) -> Vec<LaneName> {

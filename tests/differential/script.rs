@@ -25,6 +25,11 @@ const MOST_AT_ONCE: usize = 12;
 /// Nothing happens by itself so shortly before a pause ends, or after. In reality timers run out late, and asks come
 /// late.
 const CLEAR: (Micros, Micros) = (ms(120), ms(260));
+/// Nothing that is asked after a pause runs out so shortly before something else does, or after.
+const APART: (Micros, Micros) = (ms(60), ms(120));
+/// How long what is sent back waits. Far from each other, from [`timing`]'s `pull_expires` and `ack_wait`, and from the
+/// differences of these, so that no two timers run out at nearly the same time.
+const DELAYS: [Micros; 3] = [0, ms(300), ms(1200)];
 
 /// One ask, or a pause, and what the model makes of it.
 #[derive(Debug)]
@@ -147,18 +152,23 @@ struct Author {
 
 impl Author {
     fn pause(&mut self) -> Step {
-        let timers = self.model.timers();
-        let disturbs = |at: Micros| {
-            let from = at.saturating_sub(CLEAR.0 * self.scale);
-            timers.iter().any(|timer| (from..at + CLEAR.1 * self.scale).contains(timer))
+        let (timers, of_lanes) = (self.model.timers(), self.model.lane_timers());
+        let near = |timers: &[Micros], at: Micros, (before, after): (Micros, Micros)| {
+            let from = at.saturating_sub(before * self.scale);
+            timers.iter().any(|timer| (from..at + after * self.scale).contains(timer))
         };
+        let Timing { ack_wait, pull_expires, .. } = timing(self.scale);
+        let to_come = DELAYS.map(|delay| delay * self.scale).into_iter().chain([ack_wait, pull_expires]);
+        let to_come: Vec<Micros> = to_come.filter(|delay| *delay > 0).collect();
+        let disturbs =
+            |at: Micros| near(&timers, at, CLEAR) || to_come.iter().any(|delay| near(&of_lanes, at + delay, APART));
         let mut at = self.model.now() + self.rng.u64(ms(50)..ms(1200)) * self.scale;
         while disturbs(at) {
             at += ms(20);
         }
         self.model.advance(at);
         // What was delivered meanwhile has started new timers.
-        let again = self.model.timers().into_iter().any(|timer| (at..at + CLEAR.1 * self.scale).contains(&timer));
+        let again = near(&self.model.timers(), at, (0, CLEAR.1));
         let (seen, state) = (self.model.seen(), Some(self.model.state()));
         let step = Step { at, ask: None, seen, state };
         if !again {
@@ -190,7 +200,7 @@ impl Author {
             },
             44..58 => self.of_delivered(Ask::Ack),
             58..65 => {
-                let delay = [0, ms(400) * self.scale, ms(800) * self.scale][self.rng.usize(..3)];
+                let delay = DELAYS[self.rng.usize(..DELAYS.len())] * self.scale;
                 self.of_delivered(|lane, sequence| Ask::Nak(lane, sequence, delay))
             }
             65..68 => self.of_delivered(Ask::Extend),

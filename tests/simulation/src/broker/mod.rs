@@ -111,9 +111,13 @@ impl Broker {
 
     /// When something will happen by itself.
     pub fn timers(&self) -> Vec<Micros> {
-        let lanes = self.lanes.values().flat_map(Lane::timers);
         let remembered = self.recent.values().map(|(_, at)| at + self.timing.window);
-        lanes.chain(remembered).chain(self.lease_expires()).collect()
+        self.lane_timers().chain(remembered).chain(self.lease_expires()).collect()
+    }
+
+    /// When a lane delivers again, or one of its pulls ends.
+    pub fn lane_timers(&self) -> impl Iterator<Item = Micros> + '_ {
+        self.lanes.values().flat_map(Lane::timers)
     }
 
     /// When the lease, or what is left of it, expires.
