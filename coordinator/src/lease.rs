@@ -65,10 +65,13 @@ pub struct Contender {
     subjects: Subjects,
     instance: String,
     changes: mpsc::Sender<Change>,
+    /// Before then it may not know every agent, and another is the better leader.
+    informed_at: Instant,
 }
 
 impl Contender {
-    /// A contender under the name of this process.
+    /// A contender under the name of this process, which begins to listen to the agents now and has heard all of them
+    /// after a beat's interval.
     pub fn new(
         nats: async_nats::Client,
         store: Store,
@@ -76,8 +79,10 @@ impl Contender {
         subjects: Subjects,
         instance: String,
         changes: mpsc::Sender<Change>,
+        beat_interval: Duration,
     ) -> Self {
-        Self { nats, store, bucket, subjects, instance, changes }
+        let informed_at = Instant::now() + beat_interval + Duration::from_millis(100);
+        Self { nats, store, bucket, subjects, instance, changes, informed_at }
     }
 
     /// Contends until it is told to resign; then gives the lease back if it holds it.
@@ -128,6 +133,11 @@ impl Contender {
                         info!(hung, "the leader is gone");
                         return held;
                     }
+                }
+                // It was given back, and who has listened for longer can go on at once.
+                Ok(Some(_)) if Instant::now() < self.informed_at => {
+                    tokio::time::sleep_until(self.informed_at.into()).await;
+                    continue;
                 }
                 Ok(entry) => {
                     let revision = entry.map_or(0, |entry| entry.revision);

@@ -157,7 +157,8 @@ impl Settings {
         let started = std::time::Instant::now();
         let mut delay = Duration::from_millis(100);
         loop {
-            let source = match self.options(name, &counters).await?.connect(servers.clone()).await {
+            let options = self.options(name, &counters, &servers).await?;
+            let source = match options.connect(servers.clone()).await {
                 Ok(client) => return Ok((client, counters)),
                 Err(error) => error,
             };
@@ -179,7 +180,12 @@ impl Settings {
         }
     }
 
-    async fn options(&self, name: &str, counters: &Arc<Counters>) -> Result<ConnectOptions, ConnectError> {
+    async fn options(
+        &self,
+        name: &str,
+        counters: &Arc<Counters>,
+        servers: &[async_nats::ServerAddr],
+    ) -> Result<ConnectOptions, ConnectError> {
         choose_cryptography();
         let mut options = ConnectOptions::new()
             .name(name)
@@ -214,8 +220,13 @@ impl Settings {
             })?;
             options = options.nkey(seed.trim().to_owned());
         }
+        // A server that lets in who says nothing does not ask for what the address says, so it is said unasked.
+        let named =
+            servers.iter().find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())));
         if let Some(user) = &self.user {
             options = options.user_and_password(user.clone(), self.password.clone().unwrap_or_default());
+        } else if let Some((user, password)) = named {
+            options = options.user_and_password(user, password);
         }
         if let Some(path) = &self.tls_ca {
             options = options.add_root_certificates(path.clone()).require_tls(true);

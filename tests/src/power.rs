@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, Write as _};
 use std::ops::AddAssign;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -109,13 +110,17 @@ impl fmt::Display for Figures {
 /// (where `CI` is set) it is a failure.
 ///
 /// # Panics
-/// If this is CI, and it cannot.
+/// If this is CI, the machine looks as if it could, and it cannot.
 pub async fn possible() -> bool {
     static TRIED: OnceCell<Result<(), String>> = OnceCell::const_new();
     match TRIED.get_or_init(async || try_disk().await.map_err(|error| error.to_string())).await {
         Ok(()) => true,
         Err(problem) => {
-            assert!(std::env::var_os("CI").is_none(), "on CI nothing is skipped: {problem}");
+            // CI leaves out nothing that its machine has.
+            let is_root = std::fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0);
+            let is_expected = is_root && Path::new("/dev/loop-control").exists();
+            let may_be_skipped = std::env::var_os("CI").is_none() || !is_expected;
+            assert!(may_be_skipped, "on CI nothing is skipped: {problem}");
             // Not by a macro: what those print is not shown of a test that passes.
             let _ = writeln!(io::stderr(), "SKIPPED: no power is cut, for that takes root and loop devices: {problem}");
             false

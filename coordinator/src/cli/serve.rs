@@ -110,12 +110,14 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
     let subjects = Subjects::new(connection.mesh.clone());
     let store = Store::new(nats.clone(), subjects.clone(), config.streams.clone());
     prepare(&store).await?;
+    let scheduler = config.scheduler();
+    let beat_interval = scheduler.liveness.beat_interval;
     let (node, handle) = Node::new(Parts {
         nats: nats.clone(),
         counters,
         store: store.clone(),
         subjects: subjects.clone(),
-        scheduler: config.scheduler(),
+        scheduler,
         instance: instance.clone(),
     });
     let client = Client::new(nats.clone(), connection.mesh.clone());
@@ -130,7 +132,8 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
     let (resign, resigned) = oneshot::channel();
     let bucket = store.lease_bucket().await?;
     let working = tokio::spawn(node.run(changed));
-    let contending = tokio::spawn(Contender::new(nats, store, bucket, subjects, instance, changes).run(resigned));
+    let contender = Contender::new(nats, store, bucket, subjects, instance, changes, beat_interval);
+    let contending = tokio::spawn(contender.run(resigned));
     Ok(Running { handle, working, resign, contending })
 }
 
