@@ -1,6 +1,6 @@
 //! Ends the processes that attempts leave behind, also those that have left their process group.
 //!
-//! Only what carries the [mark](super::mark) of an attempt that has ended is ever killed, so the children of a program
+//! Only what carries the mark of an attempt that has ended is ever killed, so the children of a program
 //! that embeds an agent are safe. How they are looked for differs:
 //!
 //! - An agent that is *alone* in its process has the kernel give it all orphans (`PR_SET_CHILD_SUBREAPER`). Whatever is

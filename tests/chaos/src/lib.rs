@@ -2,7 +2,7 @@
 //! was promised.
 //!
 //! [`scenario`] has one module for each class of fault. Each stands on a [`world`] (a mesh of real processes, with a
-//! [`proxy`] before the broker where the network is at stake, and a [`cluster`] of brokers where they are), a [`client`]
+//! [`proxy`] before the broker where the network is at stake, and a cluster of brokers where they are), a [`client`]
 //! that knows nothing but NATS, and agents whose handlers ([`agent`]) note what they do in files ([`witness`]). The
 //! [`oracle`] compares these with what the mesh's streams hold in the end. [`figures`] are kept and printed as a table.
 
