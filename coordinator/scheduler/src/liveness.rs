@@ -558,7 +558,8 @@ impl Scheduler {
         if !task.delivered {
             self.vacate(sequence);
             self.forget_undelivered(sequence, actions);
-        } else if attempt.repeats < REPEATS && !task.cancel_wanted {
+        } else if (attempt.repeats < REPEATS || !self.brake.is_free(now)) && !task.cancel_wanted {
+            // Where our own messages do not come through, the order may be on its way still.
             self.repeat_order(sequence, now, actions);
         } else {
             self.vacate(sequence);

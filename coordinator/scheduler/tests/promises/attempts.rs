@@ -240,6 +240,28 @@ fn a_task_whose_orders_never_come_is_placed_anew() {
 }
 
 #[test]
+fn while_our_own_messages_do_not_come_through_an_order_is_repeated_and_its_task_is_not_placed_anew() {
+    let mut mesh = Mesh::with_agents(["ada", "bob"]);
+    mesh.tell(Event::CanaryHeard);
+    mesh.deliver("resize");
+    let first = mesh.holder_of("1").expect("it was placed");
+    mesh.agent(&first).holds.clear();
+
+    // Beats come, and what we send ourselves does not.
+    for _ in 0..20 {
+        mesh.agent(&first).loses_orders = true;
+        mesh.now = mesh.now + ms(500);
+        ["ada", "bob"].iter().for_each(|name| drop(mesh.beat(name)));
+    }
+    assert_eq!((mesh.dispatches.len(), mesh.holder_of("1")), (1, Some(first.clone())));
+
+    mesh.agent(&first).loses_orders = false;
+    mesh.tell(Event::CanaryHeard);
+    mesh.pass(ms(7000));
+    assert!(mesh.dispatches.len() == 1 && mesh.agent(&first).holds.len() == 1, "it got the order after all");
+}
+
+#[test]
 fn an_order_that_crossed_a_beat_is_not_repeated() {
     let mut mesh = Mesh::with_agents(["ada"]);
     mesh.agent("ada").loses_orders = true;
