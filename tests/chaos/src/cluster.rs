@@ -14,7 +14,8 @@ pub(crate) async fn start_others(options: &mut Options, servers: usize) -> anyho
     let all_routes: Vec<String> = routes.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect();
     let settings = |index: usize| {
         let (own, all) = (routes[index], all_routes.join(", "));
-        format!("cluster {{ name: chaos, listen: \"127.0.0.1:{own}\", routes: [{all}] }}")
+        // The servers do not name each other to clients, who would go to the last one too when they reconnect.
+        format!("cluster {{ name: chaos, listen: \"127.0.0.1:{own}\", no_advertise: true, routes: [{all}] }}")
     };
     let mut others = Vec::new();
     for (index, port) in ports.iter().enumerate().skip(1) {
