@@ -460,6 +460,7 @@ impl Scheduler {
         let sequence = Sequence(held.sequence);
         let attempt = AttemptRef { task: held.task.clone(), attempt: held.attempt, epoch: held.epoch };
         let agent = || self.registry.get(key).id.clone();
+        let is_older = |current: &Attempt| Some(current.epoch) < self.epoch && Some(held.epoch) < self.epoch;
         match self.tasks.get(sequence) {
             None if now < self.adopt_until && Some(held.epoch) < self.epoch => self.adopt(key, held, actions),
             // Its `done` is repeated, and answered when it comes.
@@ -477,6 +478,11 @@ impl Scheduler {
                     (HeldState::Done, Some(_)) => self.runs_since(sequence, None),
                     _ => {}
                 },
+                // A leader before started it again on the same agent, which we have not heard until now.
+                State::Running(current) if current.agent == key && is_older(current) && current.number < held.attempt => {
+                    self.vacate(sequence);
+                    self.occupy(sequence, Attempt::new(key, held.attempt, held.epoch, now));
+                }
                 // The agent took over the number of an attempt that it runs already; its next beat says so.
                 State::Running(current) if current.agent == key => {}
                 State::Running(_) | State::Settling { .. } if held.state == HeldState::Done => {}

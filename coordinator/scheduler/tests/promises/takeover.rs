@@ -106,6 +106,25 @@ fn a_later_attempt_that_the_standby_saw_no_beat_between_is_the_one_adopted() {
 }
 
 #[test]
+fn a_later_attempt_that_only_the_answer_to_the_new_leader_shows_is_the_one_adopted() {
+    let mut mesh = Mesh::with_agents(["ada"]);
+    mesh.deliver(task("resize").max_attempts(2).backoff(ms(1), ms(1)));
+    mesh.beat("ada");
+    mesh.fail("ada", "1");
+    mesh.now = mesh.now + ms(10);
+    mesh.tell(Event::DeadlineReached);
+    assert_eq!(mesh.dispatches.len(), 2);
+
+    // The standby has heard the first attempt in a beat, and nothing of the second.
+    mesh.take_over();
+    mesh.redeliver();
+    mesh.pass(ms(1000));
+
+    assert_eq!(mesh.dispatches.len(), 2, "what runs is not ordered again");
+    assert_eq!(mesh.fail("ada", "1"), ["record 1 failed", "settled 1#2 to ada"]);
+}
+
+#[test]
 fn an_attempt_that_a_leader_knows_nothing_of_is_told_to_stop() {
     let mut mesh = Mesh::with_agents(["ada"]);
     mesh.records_at_once = false;
