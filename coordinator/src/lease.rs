@@ -19,8 +19,9 @@ use tracing::{debug, info, warn};
 
 use crate::store::Store;
 
-/// How long the lease lasts without being renewed; longer than a broker's election (4–9 s).
-const LIFETIME: Duration = Duration::from_secs(15);
+/// How long the lease lasts without being renewed; longer than a broker's election (4–9 s). However it was lost, by then
+/// its former holder leads no more.
+pub(crate) const LIFETIME: Duration = Duration::from_secs(15);
 /// How often it is renewed.
 const RENEWAL: Duration = Duration::from_secs(2);
 /// A leader that could not renew for this long steps down, before the lease can be anybody else's by its lifetime.

@@ -187,7 +187,7 @@ impl Node {
         debug!(task = %envelope.id, "the task is settled already");
         // A coordinator may have gone between the record and the dead letter, or two led at once.
         let has_settled = envelope.settlement.is_some();
-        let bury = (sequence.0 <= reign.inherited || has_settled) && is_dead(&headers);
+        let bury = (reign.may_have_been_tried(sequence) || has_settled) && is_dead(&headers);
         // Who has settled it has sent what was recorded.
         let reply_to = envelope.reply_to.clone().filter(|_| !has_settled);
         if let Some(reply_to) = reply_to {

@@ -24,8 +24,9 @@ pub enum Command {
     TakeIn(Stored),
     /// An attempt's end is recorded although nobody here knew of it.
     Confirm(AgentId, AttemptRef),
-    /// These tasks have results, and all others had none when the reign began.
-    ResultsKnown(Vec<TaskId>),
+    /// These tasks have results, and all others had none when they were listed in this reign and so many messages had come
+    /// into the task stream.
+    ResultsKnown(Epoch, Vec<TaskId>, u64),
     /// How attempts ended under leaders before.
     HistoriesKnown(Epoch, Vec<(Sequence, History)>),
     /// End a task that is fetched; answers whether it was.
@@ -45,7 +46,7 @@ impl std::fmt::Debug for Command {
             Command::LaneReady(_) => "LaneReady",
             Command::TakeIn(_) => "TakeIn",
             Command::Confirm(..) => "Confirm",
-            Command::ResultsKnown(_) => "ResultsKnown",
+            Command::ResultsKnown(..) => "ResultsKnown",
             Command::HistoriesKnown(..) => "HistoriesKnown",
             Command::Cancel(..) => "Cancel",
             Command::CancelStored(..) => "CancelStored",
@@ -71,7 +72,7 @@ impl Node {
                 }
             }
             Command::Confirm(agent, attempt) => self.settled.entry(agent).or_default().push(attempt),
-            Command::ResultsKnown(ids) => self.on_results_known(&ids),
+            Command::ResultsKnown(epoch, ids, last) => self.on_results_known(epoch, &ids, last),
             Command::Cancel(id, answer) => {
                 let sequence = self.scheduler.sequence_of(&id);
                 if let Some(sequence) = sequence {
@@ -102,9 +103,12 @@ impl Node {
         ControlFlow::Continue(())
     }
 
-    fn on_results_known(&mut self, ids: &[TaskId]) {
-        if let Some(reign) = &mut self.reign {
+    fn on_results_known(&mut self, epoch: Epoch, ids: &[TaskId], last: u64) {
+        if let Some(reign) = &mut self.reign
+            && self.scheduler.epoch() == Some(epoch)
+        {
             ids.iter().for_each(|id| reign.known.insert(id.as_str()));
+            reign.inherited = last;
             reign.known_complete = true;
         }
     }

@@ -61,6 +61,9 @@ const CANARY: Duration = Duration::from_millis(100);
 /// How long a coordinator holds the lease although it cannot lead.
 const CANNOT_LEAD: Duration = Duration::from_secs(30);
 
+/// The epoch of the very first leader: there is none before it that could still be at work.
+const FIRST_EPOCH: Epoch = Epoch(1);
+
 /// Where the broker says that a connection was closed, if this account may hear it.
 const DISCONNECTS: &str = "$SYS.ACCOUNT.*.DISCONNECT";
 
@@ -125,7 +128,10 @@ struct Reign {
     known: KnownIds,
     /// Whether [`Reign::known`] holds all results; before, every id is looked up.
     known_complete: bool,
-    /// The last message that was there when this reign began: up to it, an attempt may have been made before.
+    /// When they are to be listed, if that is still to be done.
+    results_due: Option<Instant>,
+    /// The last message that was there when a leader before could still be at work: up to it, an attempt may have been
+    /// made before.
     inherited: u64,
     calls: Subscriber,
     served_version: u64,
@@ -134,6 +140,13 @@ struct Reign {
     next_extension: Instant,
     next_survey: Instant,
     service: async_nats::service::Service,
+}
+
+impl Reign {
+    /// Whether a leader before may have made an attempt of it.
+    fn may_have_been_tried(&self, sequence: Sequence) -> bool {
+        !self.known_complete || sequence.0 <= self.inherited
+    }
 }
 
 /// The scheduler's time, from a monotonic clock.
@@ -336,7 +349,6 @@ impl Node {
                 self.tell_scheduler(Event::LeadershipTaken(epoch));
                 let detail = Some(format!("{} leads", self.instance));
                 self.tell(Notice { topic: "mesh", what: "led", agent: None, task: None, detail }).await;
-                self.learn_results();
                 self.learn_histories();
             }
             lease::Change::Lost => {
@@ -382,6 +394,7 @@ impl Node {
         let ready = self.own_commands.clone();
         tokio::spawn(Keeper { store: self.store.clone(), epoch, jobs: keeper_jobs, ready }.run());
         let (_, inherited) = self.store.task_count().await?;
+        let former_leads = if epoch == FIRST_EPOCH { Duration::ZERO } else { lease::LIFETIME };
         Ok(Reign {
             lease_until,
             envelopes: FxHashMap::default(),
@@ -390,6 +403,7 @@ impl Node {
             unremembered: Unremembered::default(),
             known: KnownIds::default(),
             known_complete: false,
+            results_due: Some(Instant::now() + former_leads),
             inherited,
             calls: self.nats.subscribe(self.subjects.calls()).await?,
             served_version: u64::MAX,
@@ -416,6 +430,7 @@ impl Node {
         self.remember_again().await;
         self.extend_held().await;
         self.survey();
+        self.learn_results();
         self.publish_status();
     }
 

@@ -247,19 +247,33 @@ impl Node {
         });
     }
 
-    /// Reads which tasks have a result, so that a new task need not be looked up.
-    pub(super) fn learn_results(&self) {
+    /// Reads which tasks have a result, so that a new task need not be looked up. A leader before us may not know that it
+    /// is none, and still record: a list that is made before it has stepped down would not have that.
+    pub(super) fn learn_results(&mut self) {
+        let Some(epoch) = self.scheduler.epoch() else { return };
+        let Some(reign) = &mut self.reign else { return };
+        if reign.results_due.take_if(|due| *due <= Instant::now()).is_none() {
+            return;
+        }
         let (store, subjects, commands) = (self.store.clone(), self.subjects.clone(), self.own_commands.clone());
         tokio::spawn(async move {
             let (stream, filter) = (subjects.results_stream(), subjects.results());
-            match store.subject_counts(stream, filter, usize::MAX).await {
-                Ok(counts) => {
-                    let ids = counts.iter().filter_map(|(subject, _)| subjects.result_id(subject)).collect();
-                    let _ = commands.send(Command::ResultsKnown(ids)).await;
+            let list = || async {
+                let counts = store.subject_counts(stream.clone(), filter.clone(), usize::MAX).await?;
+                Ok::<_, crate::store::StoreError>((counts, store.task_count().await?.1))
+            };
+            while !commands.is_closed() {
+                match list().await {
+                    Ok((counts, last)) => {
+                        let ids = counts.iter().filter_map(|(subject, _)| subjects.result_id(subject)).collect();
+                        let _ = commands.send(Command::ResultsKnown(epoch, ids, last)).await;
+                        return;
+                    }
+                    Err(error) => {
+                        warn!(error = %crate::chain(&error), "the results cannot be listed: every task is looked up");
+                    }
                 }
-                Err(error) => {
-                    warn!(error = %crate::chain(&error), "the results cannot be listed: every task is looked up");
-                }
+                tokio::time::sleep(super::PATIENCE).await;
             }
         });
     }

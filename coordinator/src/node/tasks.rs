@@ -93,9 +93,8 @@ impl Node {
         };
         let (lane, ack) = reign.lanes.belongs_to(&kind, priority, lane, ack);
         let id_is_own = id.as_str().parse() == Ok(sequence.0);
-        let was_tried = sequence.0 <= reign.inherited;
         let may_be_settled =
-            was_tried || (!id_is_own && (!reign.known_complete || reign.known.may_contain(id.as_str())));
+            reign.may_have_been_tried(sequence) || (!id_is_own && reign.known.may_contain(id.as_str()));
         let (stage, unreadable) = match &delivery {
             Ok(_) if may_be_settled => (Stage::LookingUp, None),
             Ok(_) => (Stage::Held, None),

@@ -237,8 +237,8 @@ pub enum Answer {
     Lanes(Vec<LaneName>),
     /// Done.
     Ok,
-    /// Tasks with results.
-    Results(Vec<TaskId>),
+    /// Tasks with results, and the last sequence of the task stream.
+    Results(Vec<TaskId>, u64),
     /// How attempts ended.
     Histories(Vec<(Sequence, History)>),
     /// Messages.

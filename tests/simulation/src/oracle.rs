@@ -124,6 +124,7 @@ pub struct Oracle {
     pub open: BTreeSet<usize>,
     /// How many tasks were accepted.
     pub accepted: u64,
+    newest_epoch: u64,
     by_id: FxHashMap<TaskId, usize>,
     begun: rustc_hash::FxHashSet<(usize, u32, u64, Instance)>,
     decided: BTreeSet<Sequence>,
@@ -181,14 +182,21 @@ impl Oracle {
         place
     }
 
+    /// A coordinator begins to lead.
+    pub fn reign_began(&mut self, epoch: u64) {
+        self.newest_epoch = self.newest_epoch.max(epoch);
+    }
+
     /// A leader orders a start.
-    pub fn dispatched(&mut self, dispatch: &Dispatch, reign_began: Micros, histories_known: bool) {
+    pub fn dispatched(&mut self, dispatch: &Dispatch, reign_began: Micros, arrived: Micros, histories_known: bool) {
         let attempt = &dispatch.attempt;
         let Some(place) = self.find(&attempt.task) else {
             return self.fail(format!("{attempt:?} is of no task that was ever submitted"));
         };
         let task = &mut self.tasks[place];
-        let settled = task.outcome.as_ref().filter(|(_, at)| *at < reign_began).is_some() && !task.nature.discarded;
+        // A leader that was replaced and does not know it hears nothing of what the new one settles.
+        let known_since = if attempt.epoch.0 < self.newest_epoch { reign_began } else { arrived };
+        let settled = task.outcome.as_ref().filter(|(_, at)| *at < known_since).is_some() && !task.nature.discarded;
         // Of several messages with its id, each has a history of its own.
         let kept = task.remembered.filter(|kept| kept.sequence == dispatch.sequence && kept.at < reign_began);
         let counts_on = kept.is_none_or(|kept| attempt.attempt > kept.attempts || attempt.epoch.0 < kept.epoch);
@@ -215,7 +223,7 @@ impl Oracle {
             self.fail(format!("{attempt:?} was ordered after the leader had confirmed its cancellation"));
         }
         if settled {
-            self.fail(format!("{attempt:?} was ordered although the task was settled before this reign began"));
+            self.fail(format!("{attempt:?} was ordered although the task was settled before its message came"));
         }
         self.fresh.push(Fresh { agent: dispatch.agent.clone(), attempt: attempt.clone(), first });
     }

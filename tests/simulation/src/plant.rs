@@ -18,6 +18,8 @@ pub enum Plant {
     NeverAskAgain,
     /// A new leader does not look up what was there before.
     NoLookUp,
+    /// A new leader lists the results at once, although the one before may still record.
+    ResultsListedAtOnce,
     /// A failed task's dead letter is forgotten.
     NoDeadLetter,
     /// A dead letter is not made up for by the next leader.
@@ -76,13 +78,14 @@ impl Plant {
         [Plant::OutputOfLastDone, Plant::ReportedNotFetched, Plant::AckedAtFormerLane, Plant::OtherRecordNotLookedAt];
 
     /// Every one.
-    pub const ALL: [Plant; 31] = [
+    pub const ALL: [Plant; 32] = [
         Plant::AckBeforeRecord,
         Plant::RecordOverwrites,
         Plant::SettledBeforeRecord,
         Plant::UnknownIsRecorded,
         Plant::NeverAskAgain,
         Plant::NoLookUp,
+        Plant::ResultsListedAtOnce,
         Plant::NoDeadLetter,
         Plant::NoLateDeadLetter,
         Plant::NoCheckSettled,

@@ -304,7 +304,7 @@ impl Broker {
                 let newest: BTreeMap<_, _> = self.histories.iter().map(|((s, _), h)| (*s, h.clone())).collect();
                 Answer::Histories(newest.into_iter().collect())
             }
-            Ask::ListResults => Answer::Results(self.results.keys().cloned().collect()),
+            Ask::ListResults => Answer::Results(self.results.keys().cloned().collect(), self.last_sequence),
             Ask::Queued(sequence) => Answer::Messages(self.tasks.get(&sequence).cloned().into_iter().collect()),
             Ask::QueuedById(id) => Answer::Messages(self.queued_by_id(&id).into_iter().collect()),
             Ask::ListForeign => Answer::Messages(self.foreign()),

@@ -80,7 +80,7 @@ impl Node {
         let Some(reign) = &self.reign else { return };
         let Some(envelope) = reign.envelopes.get(&sequence) else { return };
         // A coordinator may have gone between the record and the dead letter, or two led at once.
-        let maybe_unburied = sequence.0 <= reign.inherited || envelope.settlement.is_some();
+        let maybe_unburied = reign.may_have_been_tried(sequence) || envelope.settlement.is_some();
         let bury = maybe_unburied && matches!(result.outcome, Outcome::Failed | Outcome::Dead);
         if envelope.reply_to && envelope.settlement.is_none() {
             ctx.send(self.link, crate::message::Up::Copy(result.clone()));

@@ -30,7 +30,7 @@ pub(super) enum Purpose {
     /// Whether a reign can begin.
     Begin,
     /// Which tasks have results.
-    Learn,
+    Learn(u64),
     /// How attempts ended under leaders before.
     LearnHistories(u64),
     /// The lease.
@@ -90,7 +90,9 @@ impl Node {
                 let last = if let Some(Answer::Last(last)) = answer { Some(last) } else { None };
                 self.begin_reign(last, ctx);
             }
-            (Purpose::Learn, Some(Answer::Results(ids))) => self.command(Command::ResultsKnown(ids)),
+            (Purpose::Learn(epoch), Some(Answer::Results(ids, last))) => {
+                self.command(Command::ResultsKnown(epoch, ids, last));
+            }
             (Purpose::LearnHistories(epoch), Some(Answer::Histories(kept))) => {
                 self.command(Command::HistoriesKnown(epoch, kept));
             }

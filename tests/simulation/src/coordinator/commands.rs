@@ -22,8 +22,8 @@ pub(super) enum Command {
     TakeIn(Rc<Stored>),
     /// An attempt's end is recorded although nobody here knew of it.
     Confirm(AgentId, AttemptRef),
-    /// These tasks have results.
-    ResultsKnown(Vec<TaskId>),
+    /// These tasks have results, as listed in this reign when so many messages had come into the task stream.
+    ResultsKnown(u64, Vec<TaskId>, u64),
     /// How attempts ended under leaders before.
     HistoriesKnown(u64, Vec<(Sequence, History)>),
     /// End a task.
@@ -60,9 +60,11 @@ impl Node {
                 }
             }
             Command::Confirm(agent, attempt) => self.settled.entry(agent).or_default().push(attempt),
-            Command::ResultsKnown(ids) => {
+            Command::ResultsKnown(epoch, ..) if !self.leads_in(epoch) => {}
+            Command::ResultsKnown(_, ids, last) => {
                 if let Some(reign) = &mut self.reign {
                     reign.known.extend(ids);
+                    reign.inherited = last;
                     reign.known_complete = true;
                 }
             }

@@ -10,6 +10,8 @@ use crate::marks::Mark;
 use crate::message::{Answer, Ask, Instance, Reply, Token, Up};
 use crate::plant::Plant;
 
+/// How long the broker keeps a lease that is not renewed.
+pub(super) const LIFETIME: Duration = Duration::from_secs(15);
 const RENEWAL: Duration = Duration::from_secs(2);
 const STEP_DOWN: Duration = Duration::from_secs(12);
 const LOOK: Duration = Duration::from_millis(150);

@@ -50,6 +50,9 @@ const CANARY: Duration = Duration::from_millis(100);
 /// How often the broker is told that held messages are still being worked on.
 const EXTENSION: Duration = Duration::from_secs(10);
 
+/// The epoch of the very first leader.
+const FIRST_EPOCH: u64 = 1;
+
 /// How long a coordinator holds the lease although it cannot lead.
 const CANNOT_LEAD: Duration = Duration::from_secs(30);
 
@@ -134,6 +137,8 @@ pub struct Reign {
     keeper: u64,
     known: FxHashSet<TaskId>,
     known_complete: bool,
+    /// When the results are to be listed, if that is still to be done.
+    results_due: Option<Duration>,
     /// Whether it is known how attempts ended under leaders before.
     pub histories_known: bool,
     inherited: u64,
@@ -158,6 +163,15 @@ pub struct Envelope {
     output: Output,
     cancel_wanted: bool,
     delivery: Option<Box<Delivery>>,
+    /// When it came.
+    arrived: Micros,
+}
+
+impl Reign {
+    /// Whether a leader before may have made an attempt of it.
+    fn may_have_been_tried(&self, sequence: Sequence) -> bool {
+        !self.known_complete || sequence.0 <= self.inherited
+    }
 }
 
 /// How far a message is on its way out of the stream.
@@ -648,6 +662,8 @@ impl Node {
         self.cannot_lead_since = None;
         let keeper = self.open_keeper(epoch);
         let now = self.instant(ctx);
+        let follows_nobody = epoch == FIRST_EPOCH || ctx.planted(Plant::ResultsListedAtOnce);
+        let former_leads = if follows_nobody { Duration::ZERO } else { lease::LIFETIME };
         self.reign = Some(Reign {
             envelopes: BTreeMap::new(),
             began: ctx.now,
@@ -657,6 +673,7 @@ impl Node {
             keeper,
             known: FxHashSet::default(),
             known_complete: false,
+            results_due: Some(now + former_leads),
             histories_known: false,
             inherited,
             served_version: u64::MAX,
@@ -665,8 +682,8 @@ impl Node {
             next_survey: now,
         });
         ctx.serving.push(self.link);
+        ctx.oracle.reign_began(epoch);
         self.tell_scheduler(Event::LeadershipTaken(Epoch(epoch)), ctx);
-        self.call(Ask::ListResults, calls::Purpose::Learn, ctx);
         self.call(Ask::ListHistories, calls::Purpose::LearnHistories(epoch), ctx);
         self.turn(ctx);
     }
@@ -686,6 +703,7 @@ impl Node {
         self.remember_again(ctx);
         self.extend_held(ctx);
         self.survey(ctx);
+        self.learn_results(ctx);
     }
 
     fn serve_kinds(&mut self, ctx: &mut Context) {

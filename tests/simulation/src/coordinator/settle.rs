@@ -183,6 +183,16 @@ impl Node {
         }
     }
 
+    /// Reads which tasks have a result, when no leader before can record any more.
+    pub(super) fn learn_results(&mut self, ctx: &mut Context) {
+        let now = self.instant(ctx);
+        let Some(epoch) = self.scheduler.epoch() else { return };
+        let Some(reign) = &mut self.reign else { return };
+        if reign.results_due.take_if(|due| *due <= now).is_some() {
+            self.call(Ask::ListResults, Purpose::Learn(epoch.0), ctx);
+        }
+    }
+
     pub(super) fn envelope(&self, sequence: Sequence) -> Option<&super::Envelope> {
         self.reign.as_ref()?.envelopes.get(&sequence)
     }

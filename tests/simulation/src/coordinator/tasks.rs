@@ -63,10 +63,9 @@ impl Node {
         let (lane, ack) = reign.lanes.belongs_to(submission.kind, submission.priority, lane, ack);
         let id = &stored.id;
         let id_is_own = id.as_str().parse() == Ok(sequence.0);
-        let was_tried = sequence.0 <= reign.inherited;
         // The product's filter says "maybe" too often now and then.
         let may_be_known = reign.known.contains(id) || ctx.rng.u8(..) < 3;
-        let may_be_settled = was_tried || (!id_is_own && (!reign.known_complete || may_be_known));
+        let may_be_settled = reign.may_have_been_tried(sequence) || (!id_is_own && may_be_known);
         let looks_up = may_be_settled && !ctx.planted(Plant::NoLookUp);
         let stage = if delivery.is_ok() && looks_up { Stage::LookingUp } else { Stage::Held };
         let readable = delivery.is_ok();
@@ -81,6 +80,7 @@ impl Node {
             output: None,
             cancel_wanted,
             delivery: delivery.as_ref().ok().cloned().map(Box::new),
+            arrived: ctx.now,
             stored,
         };
         reign.envelopes.insert(sequence, envelope);
@@ -162,7 +162,8 @@ impl Node {
 
     pub(super) fn dispatch(&mut self, dispatch: Dispatch, ctx: &mut Context) {
         let Some(reign) = &self.reign else { return };
-        ctx.oracle.dispatched(&dispatch, reign.began, reign.histories_known);
+        let arrived = reign.envelopes.get(&dispatch.sequence).map_or(reign.began, |envelope| envelope.arrived);
+        ctx.oracle.dispatched(&dispatch, reign.began, arrived, reign.histories_known);
         self.order(dispatch, ctx);
     }
 
