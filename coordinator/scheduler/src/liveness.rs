@@ -479,7 +479,9 @@ impl Scheduler {
                     _ => {}
                 },
                 // A leader before started it again on the same agent, which we have not heard until now.
-                State::Running(current) if current.agent == key && is_older(current) && current.number < held.attempt => {
+                State::Running(current)
+                    if current.agent == key && is_older(current) && current.number < held.attempt =>
+                {
                     self.vacate(sequence);
                     self.occupy(sequence, Attempt::new(key, held.attempt, held.epoch, now));
                 }

@@ -18,6 +18,9 @@ use crate::options::Options;
 
 /// How long everything may take to come to rest once the faults have ended.
 const PATIENCE: Micros = secs(420);
+/// How long it may take even then from one settled task to the next: one agent with one slot may have been left with more
+/// work than can be done in that time.
+const PAUSE: Micros = secs(120);
 /// The kind that agents run at most once.
 const AT_MOST_ONCE: u8 = 3;
 /// How many steps lie between two looks at everything.
@@ -65,6 +68,8 @@ pub struct World {
     pub(crate) agents: Vec<Agent>,
     pub(crate) client: Client,
     pub(crate) calm_since: Option<Micros>,
+    /// The fewest tasks that were open since, and since when.
+    fewest_open: Option<(usize, Micros)>,
     steps: u64,
     at_rest: bool,
 }
@@ -113,6 +118,7 @@ impl World {
             agents,
             client: Client::new(places.client()),
             calm_since: None,
+            fewest_open: None,
             steps: 0,
             at_rest: false,
         };
@@ -323,7 +329,12 @@ impl World {
         if self.ctx.oracle.open.is_empty() && self.steps.is_multiple_of(16) {
             self.at_rest = self.is_at_rest();
         }
-        if self.ctx.now > since + PATIENCE {
+        let open = self.ctx.oracle.open.len();
+        if self.fewest_open.is_none_or(|(fewest, _)| open < fewest) {
+            self.fewest_open = Some((open, self.ctx.now));
+        }
+        let progress = self.fewest_open.map_or(since, |(_, at)| at);
+        if self.ctx.now > (since + PATIENCE).max(progress + PAUSE) {
             let unrest = self.unrest();
             self.ctx.oracle.fail(format!("it does not come to rest: {unrest}"));
         }
