@@ -20,6 +20,8 @@ pub const MEMORY: &str = "Hive-Memory";
 pub const DISK: &str = "Hive-Disk";
 /// Bandwidth reserved while it runs.
 pub const NETWORK: &str = "Hive-Network";
+/// Countable resources reserved while it runs.
+pub const RESOURCES: &str = "Hive-Resources";
 /// Whom the work is for.
 pub const TENANT: &str = "Hive-Tenant";
 /// Tasks with the same key prefer the same agent.

@@ -23,5 +23,5 @@ pub mod connect;
 #[cfg(feature = "nats")]
 pub use client::Client;
 pub use names::{AgentId, Epoch, Incarnation, Kind, MeshName, Priority, TaskId};
-pub use quantity::Resources;
+pub use quantity::{Countables, Resources};
 pub use task::{Outcome, TaskOptions};

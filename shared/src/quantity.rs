@@ -1,8 +1,13 @@
-//! Amounts of resources, and the texts they are written as: `500m` or `2` cores, `512Mi`, `10Mbps`.
+//! Amounts of resources, and the texts they are written as: `500m` or `2` cores, `512Mi`, `10Mbps`, `gpus=2`.
 //!
 //! The notation is that of Kubernetes quantities
 //! (<https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>), with `bps` for rates.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use compact_str::CompactString;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::names::excerpt;
@@ -55,10 +60,156 @@ impl Resources {
         self.zip(other, u64::saturating_sub)
     }
 
+    /// This, and `other` in each dimension of which this has nothing.
+    #[must_use]
+    pub fn or(&self, other: &Resources) -> Resources {
+        self.zip(other, |this, other| if this > 0 { this } else { other })
+    }
+
     fn zip(&self, other: &Resources, f: impl Fn(u64, u64) -> u64) -> Resources {
         let (a, b) = (self.dimensions(), other.dimensions());
         Resources::from_dimensions(std::array::from_fn(|i| f(a[i], b[i])))
     }
+}
+
+/// Amounts of resources that are counted, and mean nothing to the mesh but their number: `gpus=2, licences=1`.
+///
+/// Each has a name of its own, and an amount above zero: of what is not named there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<CompactString, u64>")]
+pub struct Countables(BTreeMap<CompactString, u64>);
+
+impl Countables {
+    /// Longest name of a countable resource, in bytes.
+    pub const MAX_NAME_LEN: usize = 64;
+
+    /// Nothing of anything.
+    pub const ZERO: Countables = Countables(BTreeMap::new());
+
+    /// Checks names and takes them with their amounts.
+    pub fn new(amounts: impl IntoIterator<Item = (impl AsRef<str>, u64)>) -> Result<Self, BadCountables> {
+        let mut all = Self::ZERO;
+        for (name, amount) in amounts {
+            all.add(name.as_ref(), amount)?;
+        }
+        all.0.retain(|_, amount| *amount > 0);
+        Ok(all)
+    }
+
+    fn add(&mut self, name: &str, amount: u64) -> Result<(), BadCountables> {
+        if Resources::NAMES.contains(&name) {
+            return Err(BadCountables::Taken(name.to_owned()));
+        }
+        if !is_countable(name) {
+            return Err(BadCountables::Name(excerpt(name)));
+        }
+        match self.0.insert(name.into(), amount) {
+            None => Ok(()),
+            Some(_) => Err(BadCountables::Twice(name.to_owned())),
+        }
+    }
+
+    /// How much there is of one.
+    pub fn get(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// Whether there is nothing of anything.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Each name and its amount, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(name, amount)| (name.as_str(), *amount))
+    }
+
+    /// Whether this fits into `room`, in every name.
+    pub fn fits(&self, room: &Countables) -> bool {
+        self.iter().all(|(name, need)| need <= room.get(name))
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Countables) -> Countables {
+        let mut sum = self.0.clone();
+        for (name, amount) in &other.0 {
+            let total = sum.entry(name.clone()).or_default();
+            *total = total.saturating_add(*amount);
+        }
+        Self(sum)
+    }
+
+    /// What is left when `other` is taken away; never below zero.
+    #[must_use]
+    pub fn minus(&self, other: &Countables) -> Countables {
+        let left = self.0.iter().map(|(name, amount)| (name.clone(), amount.saturating_sub(other.get(name))));
+        Self(left.filter(|(_, amount)| *amount > 0).collect())
+    }
+}
+
+fn is_countable(name: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    name.len() <= Countables::MAX_NAME_LEN
+        && name.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
+        && name.bytes().all(is_good)
+}
+
+/// As the header `Hive-Resources` has it: `gpus=2, licences=1`.
+impl fmt::Display for Countables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (name, amount)) in self.iter().enumerate() {
+            let comma = if i > 0 { ", " } else { "" };
+            write!(f, "{comma}{name}={amount}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Countables {
+    type Err = BadCountables;
+
+    fn from_str(text: &str) -> Result<Self, BadCountables> {
+        if text.trim().is_empty() {
+            return Ok(Self::ZERO);
+        }
+        let part = |part: &str| {
+            let bad = || BadCountables::Part(excerpt(part.trim()));
+            let (name, amount) = part.split_once('=').ok_or_else(bad)?;
+            Ok((name.trim().to_owned(), whole_number(amount.trim()).ok_or_else(bad)?))
+        };
+        Self::new(text.split(',').map(part).collect::<Result<Vec<_>, BadCountables>>()?)
+    }
+}
+
+/// Only digits: `u64` would also read `+1`.
+fn whole_number(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+impl TryFrom<BTreeMap<CompactString, u64>> for Countables {
+    type Error = BadCountables;
+
+    fn try_from(amounts: BTreeMap<CompactString, u64>) -> Result<Self, BadCountables> {
+        Self::new(amounts)
+    }
+}
+
+/// Why something is not amounts of countable resources.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadCountables {
+    /// A part is not a name and its amount.
+    #[error("`{0}` is not an amount of a resource: write `gpus=2`, and commas between several")]
+    Part(String),
+    /// A name is none.
+    #[error("`{0}` is not the name of a resource: use 1 to 64 of a-z 0-9 - _, a letter first")]
+    Name(String),
+    /// A name that means something else.
+    #[error("`{0}` is not counted in pieces: it has a setting and a header of its own")]
+    Taken(String),
+    /// A name is there more than once.
+    #[error("`{0}` is there twice: keep one of them")]
+    Twice(String),
 }
 
 /// Why a text is not an amount.
@@ -198,6 +349,39 @@ mod tests {
             assert!(parse_bytes(bad).is_err(), "{bad:?} was taken for bytes");
             assert!(parse_bandwidth(bad).is_err(), "{bad:?} was taken for bandwidth");
         }
+    }
+
+    #[test]
+    fn countables_are_read_as_they_are_written() {
+        let read: Countables = " licences=1,gpus = 2 , tapes=0".parse().unwrap();
+
+        assert_eq!((read.get("gpus"), read.get("licences"), read.get("tapes")), (2, 1, 0));
+        assert_eq!(read.to_string(), "gpus=2, licences=1");
+        assert_eq!(read.to_string().parse(), Ok(read));
+        assert_eq!("".parse(), Ok(Countables::ZERO));
+    }
+
+    #[test]
+    fn what_is_no_countable_is_refused_and_told() {
+        for bad in ["gpus", "gpus=", "gpus=-1", "gpus=+1", "gpus=1.5", "gpus=1,", "gpus=99999999999999999999"] {
+            assert!(matches!(bad.parse::<Countables>(), Err(BadCountables::Part(_))), "{bad:?} was taken");
+        }
+        for bad in ["=1", "2gpus=1", "GPUs=1", "a b=1", &format!("{}=1", "g".repeat(65))] {
+            assert!(matches!(bad.parse::<Countables>(), Err(BadCountables::Name(_))), "{bad:?} was taken");
+        }
+        assert_eq!("memory=1".parse::<Countables>(), Err(BadCountables::Taken("memory".to_owned())));
+        assert_eq!("a=0, a=1".parse::<Countables>(), Err(BadCountables::Twice("a".to_owned())));
+    }
+
+    #[test]
+    fn countables_fit_where_there_is_as_much_of_each() {
+        let of = |text: &str| text.parse::<Countables>().unwrap();
+        let room = of("gpus=2, licences=1");
+
+        assert!(of("gpus=2").fits(&room) && Countables::ZERO.fits(&Countables::ZERO));
+        assert!(!of("gpus=3").fits(&room) && !of("tapes=1").fits(&room));
+        assert_eq!(room.minus(&of("gpus=1, licences=2, tapes=1")), of("gpus=1"));
+        assert_eq!(of("gpus=1").plus(&of("gpus=1, licences=1")), room);
     }
 
     #[test]

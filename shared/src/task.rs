@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::header;
 use crate::names::{BadName, TaskId, excerpt};
 use crate::needs::{BadNeeds, Needs};
-use crate::quantity::{BadQuantity, parse_bandwidth, parse_bytes, parse_cpu};
+use crate::quantity::{BadQuantity, Countables, parse_bandwidth, parse_bytes, parse_cpu};
 
 /// What a submitter said about a task. What is `None` comes from the kind's settings.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,6 +35,8 @@ pub struct TaskOptions {
     pub disk_bytes: Option<u64>,
     /// Bits per second, reserved while it runs.
     pub network_bps: Option<u64>,
+    /// Countable resources, reserved while it runs.
+    pub countables: Option<Countables>,
     /// Whom the work is for.
     pub tenant: Option<CompactString>,
     /// Tasks with the same key prefer the same agent.
@@ -151,6 +153,7 @@ impl TaskOptions {
             memory_bytes: read(&get, header::MEMORY, parse_bytes)?,
             disk_bytes: read(&get, header::DISK, parse_bytes)?,
             network_bps: read(&get, header::NETWORK, parse_bandwidth)?,
+            countables: read(&get, header::RESOURCES, str::parse::<Countables>)?,
             tenant: read(&get, header::TENANT, |v| parse_word(v, 64))?,
             affinity: read(&get, header::AFFINITY, |v| parse_word(v, 128))?,
             reply_to: read(&get, header::REPLY_TO, parse_reply_to)?,
@@ -337,6 +340,7 @@ mod tests {
             ("Hive-Memory", "512Mi"),
             ("Hive-Disk", "1Gi"),
             ("Hive-Network", "10Mbps"),
+            ("Hive-Resources", "gpus=2, licences=1"),
             ("Hive-Tenant", "acme"),
             ("Hive-Affinity", "user 7"),
             ("Hive-Reply-To", "_INBOX.abc.1"),
@@ -357,6 +361,7 @@ mod tests {
                 memory_bytes: Some(512 << 20),
                 disk_bytes: Some(1 << 30),
                 network_bps: Some(10_000_000),
+                countables: Some(Countables::new([("gpus", 2), ("licences", 1)]).unwrap()),
                 tenant: Some("acme".into()),
                 affinity: Some("user 7".into()),
                 reply_to: Some("_INBOX.abc.1".into()),
@@ -379,6 +384,7 @@ mod tests {
             ("Hive-Cpu", "-1"),
             ("Hive-Memory", "lots"),
             ("Hive-Network", "10Mi"),
+            ("Hive-Resources", "gpus"),
             ("Hive-Tenant", ""),
             ("Hive-Reply-To", "a..b"),
             ("Hive-Reply-To", "$JS.API.STREAM.DELETE.HIVE_TASKS"),
