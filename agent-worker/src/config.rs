@@ -339,7 +339,7 @@ impl File {
         let agent = &mut self.agent;
         let slots = *agent.slots.get_or_insert_with(usage::cores);
         agent.queue.get_or_insert(slots.max(DEFAULT_QUEUE));
-        agent.cpu.get_or_insert_with(|| u64::from(usage::cores()) * 1000);
+        agent.cpu.get_or_insert_with(usage::cpu_millis);
         agent.memory.get_or_insert_with(usage::total_memory);
         agent.disk.get_or_insert_with(usage::free_disk);
         agent.network.get_or_insert(0);
@@ -552,7 +552,7 @@ mod tests {
         let config = check("").unwrap();
 
         assert!(config.slots > 0 && config.queue >= DEFAULT_QUEUE);
-        assert_eq!(config.capacity.cpu_millis, u64::from(usage::cores()) * 1000);
+        assert_eq!(config.capacity.cpu_millis, usage::cpu_millis());
         assert!(config.capacity.memory_bytes > 0 && config.capacity.disk_bytes > 0);
         assert_eq!(config.capacity.network_bps, 0);
     }

@@ -22,6 +22,7 @@
 
 pub mod agent;
 mod beats;
+mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod connection;
