@@ -1,5 +1,6 @@
 //! An agent as a part of a program: what it is given, and how it is started and stopped.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
@@ -178,10 +179,13 @@ impl Builder {
         let Self { settings, id, config, closures, at_most_once, is_alone } = self;
         let mut exclusive = at_most_once.iter().map(Kind::new).collect::<Result<Vec<Kind>, BadName>>()?;
         shared::connect::choose_cryptography();
-        let mut handlers = Vec::new();
+        let (mut handlers, mut needs) = (Vec::new(), BTreeMap::new());
         for handler in config.handlers {
             let run = configured(&handler.kind, handler.run)?;
             exclusive.extend(handler.at_most_once.then(|| handler.kind.clone()));
+            if !handler.needs.is_empty() {
+                needs.insert(handler.kind.clone(), handler.needs);
+            }
             handlers.push((handler.kind, Handler { timeout: handler.timeout, run }));
         }
         for (kind, handler) in closures {
@@ -206,6 +210,9 @@ impl Builder {
             kinds,
             at_most_once: exclusive,
             capacity: config.capacity,
+            resources: config.resources,
+            needs,
+            enforcement: String::new(),
         };
         let strays = if is_alone { Strays::of_a_process() } else { Strays::of_a_guest() };
         Ok(Agent { settings, setup, handlers: by_kind, strays, wishes: mpsc::unbounded_channel() })

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
+use shared::message::Needed;
 use shared::needs::Labels;
-use shared::{Kind, Resources, quantity};
+use shared::quantity::{self, BadCountables};
+use shared::{Countables, Kind, Resources};
 
 use crate::executor::builtin::Builtin;
 use crate::usage;
@@ -68,6 +70,9 @@ pub struct AgentSection {
     /// What the `Hive-Needs` of tasks are compared with.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: Labels,
+    /// What may be reserved of resources that are counted, by names of one's own: `{ gpus = 2 }`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub resources: BTreeMap<String, u64>,
 }
 
 /// `[[handler]]`: how tasks of one kind are run. Exactly one of `command`, `http` and `builtin` says how.
@@ -119,6 +124,9 @@ pub struct HandlerSection {
     /// Environment variables of the agent that a command sees.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
+    /// What an attempt needs of resources that are counted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resources: BTreeMap<String, u64>,
     /// Headers of each request to a service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
@@ -143,6 +151,8 @@ pub struct Config {
     pub labels: Labels,
     /// What it offers; zero is not limited.
     pub capacity: Resources,
+    /// What it offers of resources that are counted.
+    pub resources: Countables,
     /// How it runs each kind; every kind once.
     pub handlers: Vec<Handler>,
 }
@@ -158,8 +168,8 @@ pub struct Handler {
     pub timeout: Duration,
     /// Whether no attempt of a task may run while another does.
     pub at_most_once: bool,
-    /// What an attempt needs; zero where nothing is said.
-    pub needs: Resources,
+    /// What an attempt needs.
+    pub needs: Needed,
 }
 
 /// How a kind is run, checked.
@@ -297,6 +307,9 @@ pub enum Fault {
     /// Nothing could end in no time.
     #[error("`timeout` is zero: nothing could end in time; leave it out for the default of 5m")]
     NoTime,
+    /// Amounts of resources that are none.
+    #[error("`resources`: {0}")]
+    BadResources(BadCountables),
     /// A setting of another way to run it.
     #[error("`{0}` means nothing without `{1}`: remove it")]
     Unused(&'static str, &'static str),
@@ -317,6 +330,7 @@ impl File {
             disk: None,
             network: None,
             env: Vec::new(),
+            resources: BTreeMap::new(),
             headers: BTreeMap::new(),
         });
         Self { agent: AgentSection::default(), handlers: handlers.into() }
@@ -353,7 +367,7 @@ impl File {
     pub fn check(self, path: &Path) -> Result<Config, Error> {
         let file = self.resolved();
         let mut problems = Vec::new();
-        file.agent.check(&mut problems);
+        let resources = file.agent.check(&mut problems);
         let mut kinds = BTreeSet::new();
         let mut handlers = Vec::new();
         for (i, section) in file.handlers.into_iter().enumerate() {
@@ -368,20 +382,22 @@ impl File {
         if !problems.is_empty() {
             return Err(Error::Problems { path: path.to_owned(), problems });
         }
-        let AgentSection { slots, queue, labels, cpu, memory, disk, network } = file.agent;
+        let AgentSection { slots, queue, labels, cpu, memory, disk, network, resources: _ } = file.agent;
         let capacity = [cpu, memory, disk, network].map(Option::unwrap_or_default);
         Ok(Config {
             slots: slots.unwrap_or(1),
             queue: queue.unwrap_or(DEFAULT_QUEUE),
             labels,
             capacity: Resources::from_dimensions(capacity),
+            resources,
             handlers,
         })
     }
 }
 
 impl AgentSection {
-    fn check(&self, problems: &mut Vec<Problem>) {
+    /// What it offers of resources that are counted, as far as it has no fault.
+    fn check(&self, problems: &mut Vec<Problem>) -> Countables {
         let mut fault = |fault| problems.push(Problem { place: Place::Agent, fault });
         if self.slots == Some(0) {
             fault(Fault::NoSlots);
@@ -393,7 +409,12 @@ impl AgentSection {
                 fault(Fault::BadLabel(excerpt(&requirement)));
             }
         }
+        check_resources(&self.resources).map_err(fault).unwrap_or_default()
     }
+}
+
+fn check_resources(amounts: &BTreeMap<String, u64>) -> Result<Countables, Fault> {
+    Countables::new(amounts.iter().map(|(name, amount)| (name, *amount))).map_err(Fault::BadResources)
 }
 
 impl HandlerSection {
@@ -410,10 +431,16 @@ impl HandlerSection {
         if self.http.is_none() && !self.headers.is_empty() {
             faults.push(Fault::Unused("headers", "http"));
         }
-        let needs = [self.cpu, self.memory, self.disk, self.network].map(Option::unwrap_or_default);
+        let needs = self.check_needs(faults);
         let at_most_once = self.at_most_once;
         let run = self.check_run(faults);
-        Some(Handler { kind: kind?, run: run?, timeout, at_most_once, needs: Resources::from_dimensions(needs) })
+        Some(Handler { kind: kind?, run: run?, timeout, at_most_once, needs })
+    }
+
+    fn check_needs(&self, faults: &mut Vec<Fault>) -> Needed {
+        let amounts = [self.cpu, self.memory, self.disk, self.network].map(Option::unwrap_or_default);
+        let countable = check_resources(&self.resources).map_err(|fault| faults.push(fault));
+        Needed { resources: Resources::from_dimensions(amounts), countable: countable.unwrap_or_default() }
     }
 
     fn check_run(self, faults: &mut Vec<Fault>) -> Option<Run> {
@@ -517,11 +544,15 @@ mod tests {
             cpu = "2"
             memory = "4Gi"
 
+            [agent.resources]
+            gpus = 2
+
             [[handler]]
             kind = "wordcount"
             command = ["wc", "-w"]
             timeout = "30s"
             memory = "256Mi"
+            resources = { gpus = 1 }
             env = ["PATH"]
 
             [[handler]]
@@ -540,7 +571,8 @@ mod tests {
         assert_eq!((config.capacity.cpu_millis, config.capacity.memory_bytes), (2000, 4 << 30));
         assert_eq!(config.labels["region"], "eu");
         let [wordcount, echo, post] = &config.handlers[..] else { panic!("{config:?}") };
-        assert_eq!((wordcount.timeout, wordcount.needs.memory_bytes), (Duration::from_secs(30), 256 << 20));
+        assert_eq!((wordcount.timeout, wordcount.needs.resources.memory_bytes), (Duration::from_secs(30), 256 << 20));
+        assert_eq!((config.resources.get("gpus"), wordcount.needs.countable.get("gpus")), (2, 1));
         assert!(matches!(&wordcount.run, Run::Command { program, .. } if program.is_absolute()));
         assert!(matches!(echo.run, Run::Builtin(Builtin::Echo)));
         assert_eq!(echo.timeout, DEFAULT_TIMEOUT);
@@ -615,6 +647,28 @@ mod tests {
     }
 
     #[test]
+    fn resources_that_are_none_are_told() {
+        let problems = problems(
+            r#"
+            agent.resources = { memory = 2 }
+            [[handler]]
+            kind = "x"
+            command = ["true"]
+            resources = { "a b" = 1 }
+            "#,
+        );
+
+        let faults: Vec<&Fault> = problems.iter().map(|problem| &problem.fault).collect();
+        assert!(
+            matches!(
+                faults[..],
+                [Fault::BadResources(BadCountables::Taken(_)), Fault::BadResources(BadCountables::Name(_))]
+            ),
+            "{faults:?}"
+        );
+    }
+
+    #[test]
     fn an_unknown_key_is_told_with_its_line() {
         let error = check("[agent]\nslot = 3\n").unwrap_err();
 
@@ -632,8 +686,9 @@ mod tests {
 
     #[test]
     fn what_is_printed_reads_back_as_the_same() {
-        let text = "agent = { slots = 3, cpu = '500m', network = '10Mbps', memory = '1Gi', disk = '1Gi' }\n\
-                    [[handler]]\nkind = 'a'\ncommand = ['true']\ntimeout = '90s'\ncpu = '2'";
+        let text = "agent = { slots = 3, cpu = '500m', network = '10Mbps', memory = '1Gi', disk = '1Gi', \
+                    resources = { gpus = 2 } }\n\
+                    [[handler]]\nkind = 'a'\ncommand = ['true']\ntimeout = '90s'\ncpu = '2'\nresources = { gpus = 1 }";
         let file = File::parse(text, Path::new("")).unwrap().resolved();
 
         let printed = toml::to_string(&file).unwrap();

@@ -5,16 +5,16 @@
 //! it is (as a span since the process began), and appends what is to be done. `connection` and `executor` do it.
 //! What a handler gets is opaque: `W` is carried from the event to the action.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
-use shared::message::{AttemptRef, Bye, Cancel, Drain, Held, HeldState, Hello, Settled, Welcome};
+use shared::message::{AttemptRef, Bye, Cancel, Drain, Held, HeldState, Hello, Needed, Settled, Welcome};
 use shared::needs::Labels;
 use shared::task::AttemptOutcome;
-use shared::{AgentId, Epoch, Incarnation, Kind, Resources, TaskId};
+use shared::{AgentId, Countables, Epoch, Incarnation, Kind, Resources, TaskId};
 
 /// How long a hello waits for its welcome before it is repeated.
 pub const HELLO_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,6 +55,12 @@ pub struct Setup {
     pub at_most_once: Vec<Kind>,
     /// What it offers; zero is not limited.
     pub capacity: Resources,
+    /// What it offers of resources that are counted.
+    pub resources: Countables,
+    /// What an attempt of a kind needs by its handler's settings, where they say something.
+    pub needs: BTreeMap<Kind, Needed>,
+    /// What keeps a command from taking more than is reserved for it.
+    pub enforcement: String,
 }
 
 /// The order to run one attempt, as the headers of `run` give it.
@@ -74,6 +80,8 @@ pub struct Order {
     pub incarnation: Incarnation,
     /// Limit of its run; the handler's own where it is absent.
     pub timeout: Option<Duration>,
+    /// What is reserved for it; what the handler needs where nothing is said.
+    pub reserved: Needed,
 }
 
 impl Order {
@@ -395,6 +403,9 @@ impl<W> Session<W> {
             kinds: setup.kinds.clone(),
             at_most_once: setup.at_most_once.clone(),
             capacity: setup.capacity,
+            resources: setup.resources.clone(),
+            needs: setup.needs.clone(),
+            enforcement: setup.enforcement.clone(),
             holds: self.holds(),
             draining: self.draining(),
         })));
@@ -1146,6 +1157,9 @@ mod tests {
                 kinds: vec!["resize".parse().unwrap(), "pay".parse().unwrap()],
                 at_most_once: vec!["pay".parse().unwrap()],
                 capacity: Resources::ZERO,
+                resources: Countables::ZERO,
+                needs: BTreeMap::new(),
+                enforcement: String::new(),
             });
             Self { session, now: Duration::ZERO }
         }
@@ -1202,6 +1216,7 @@ mod tests {
             epoch: Epoch(epoch),
             incarnation: Incarnation(1),
             timeout: None,
+            reserved: Needed::default(),
         };
         Event::RunOrdered(order, ())
     }

@@ -5,7 +5,13 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue};
 use shared::header;
-use shared::header::name::{ATTEMPT, EPOCH, ERROR, INCARNATION, KIND, OUTCOME, RUN_MS, SEQUENCE, TASK, TIMEOUT};
+use shared::header::name::{
+    ATTEMPT, CPU, DISK, EPOCH, ERROR, INCARNATION, KIND, MEMORY, NETWORK, OUTCOME, RESOURCES, RUN_MS, SEQUENCE, TASK,
+    TIMEOUT,
+};
+use shared::message::Needed;
+use shared::quantity::{parse_bandwidth, parse_bytes, parse_cpu};
+use shared::{Countables, Resources};
 
 use crate::session::{Done, Order};
 
@@ -37,8 +43,20 @@ pub fn read_run(headers: &HeaderMap) -> Result<Order, BadRun> {
         attempt: read(headers, ATTEMPT, header::ATTEMPT)?,
         epoch: read(headers, EPOCH, header::EPOCH)?,
         incarnation: read(headers, INCARNATION, header::INCARNATION)?,
-        timeout: headers.get(TIMEOUT).map(read_timeout).transpose()?,
+        timeout: read_if_present(headers, TIMEOUT, header::TIMEOUT, humantime::parse_duration)?,
+        reserved: read_reserved(headers)?,
     })
+}
+
+fn read_reserved(headers: &HeaderMap) -> Result<Needed, BadRun> {
+    let resources = Resources {
+        cpu_millis: read_if_present(headers, CPU, header::CPU, parse_cpu)?.unwrap_or(0),
+        memory_bytes: read_if_present(headers, MEMORY, header::MEMORY, parse_bytes)?.unwrap_or(0),
+        disk_bytes: read_if_present(headers, DISK, header::DISK, parse_bytes)?.unwrap_or(0),
+        network_bps: read_if_present(headers, NETWORK, header::NETWORK, parse_bandwidth)?.unwrap_or(0),
+    };
+    let countable = read_if_present(headers, RESOURCES, header::RESOURCES, str::parse::<Countables>)?;
+    Ok(Needed { resources, countable: countable.unwrap_or_default() })
 }
 
 fn read<T: std::str::FromStr>(headers: &HeaderMap, name: HeaderName, text: &'static str) -> Result<T, BadRun> {
@@ -46,8 +64,14 @@ fn read<T: std::str::FromStr>(headers: &HeaderMap, name: HeaderName, text: &'sta
     value.as_str().parse().map_err(|_| unreadable(text, value))
 }
 
-fn read_timeout(value: &HeaderValue) -> Result<Duration, BadRun> {
-    humantime::parse_duration(value.as_str()).map_err(|_| unreadable(header::TIMEOUT, value))
+fn read_if_present<T, E>(
+    headers: &HeaderMap,
+    name: HeaderName,
+    text: &'static str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Option<T>, BadRun> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    parse(value.as_str()).map(Some).map_err(|_| unreadable(text, value))
 }
 
 fn unreadable(name: &'static str, value: &HeaderValue) -> BadRun {
@@ -66,11 +90,15 @@ pub fn write_done(done: &Done) -> HeaderMap {
     headers.insert(EPOCH, HeaderValue::from(order.epoch.0));
     headers.insert(INCARNATION, HeaderValue::from(order.incarnation.0));
     headers.insert(OUTCOME, ended.outcome.as_str());
-    headers.insert(RUN_MS, HeaderValue::from(u64::try_from(ended.run.as_millis()).unwrap_or(u64::MAX)));
+    headers.insert(RUN_MS, HeaderValue::from(millis(ended.run)));
     if !ended.error.is_empty() {
         headers.insert(ERROR, HeaderValue::from(header::clean(&ended.error, header::MAX_ERROR_BYTES)));
     }
     headers
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -100,6 +128,22 @@ mod tests {
         let mut bad_epoch = run_headers();
         bad_epoch.insert("Hive-Epoch", "new");
         assert!(matches!(read_run(&bad_epoch), Err(BadRun::Unreadable { name: "Hive-Epoch", .. })));
+
+        let mut bad_memory = run_headers();
+        bad_memory.insert("Hive-Memory", "lots");
+        assert!(matches!(read_run(&bad_memory), Err(BadRun::Unreadable { name: "Hive-Memory", .. })));
+    }
+
+    #[test]
+    fn what_is_reserved_is_read_where_it_is_said() {
+        let mut headers = run_headers();
+        headers.insert("Hive-Cpu", "500m");
+        headers.insert("Hive-Resources", "gpus=2");
+
+        let reserved = read_run(&headers).unwrap().reserved;
+
+        assert_eq!(reserved.resources, Resources { cpu_millis: 500, ..Resources::ZERO });
+        assert_eq!(reserved.countable.get("gpus"), 2);
     }
 
     #[test]
@@ -122,6 +166,7 @@ mod tests {
             epoch: Epoch(3),
             incarnation: Incarnation(4),
             timeout: Some(Duration::from_secs(30)),
+            reserved: Needed::default(),
         }
     }
 

@@ -100,7 +100,12 @@ pub mod name {
         ERROR,
         HISTORY,
         QUEUED_MS,
-        RUN_MS
+        RUN_MS,
+        CPU,
+        MEMORY,
+        DISK,
+        NETWORK,
+        RESOURCES
     );
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `run` and `done` are not here: they carry the task's body untouched and everything else in headers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use compact_str::CompactString;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{AgentId, Epoch, Incarnation, Kind, TaskId};
 use crate::needs::Labels;
-use crate::quantity::Resources;
+use crate::quantity::{Countables, Resources};
 
 /// An agent registers. It says so when it starts, when it has reconnected, and when it is asked to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,12 +39,47 @@ pub struct Hello {
     /// What it offers; a dimension of zero is not limited.
     #[serde(default)]
     pub capacity: Resources,
+    /// What it offers of countable resources; there is none of what is not named.
+    #[serde(default, skip_serializing_if = "Countables::is_empty")]
+    pub resources: Countables,
+    /// What an attempt of a kind needs by the handler's own settings, where they say something.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub needs: BTreeMap<Kind, Needed>,
+    /// How the agent keeps a command from taking more than is reserved for it: `cgroup`, `watch` or `off`; empty if it
+    /// does not say so.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub enforcement: String,
     /// What it holds, as in a beat.
     #[serde(default)]
     pub holds: Vec<Held>,
     /// Whether it takes no new work.
     #[serde(default)]
     pub draining: bool,
+}
+
+/// What an attempt needs, or has reserved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Needed {
+    /// Of what every host has; zero where nothing is said.
+    #[serde(flatten)]
+    pub resources: Resources,
+    /// Of what is counted.
+    #[serde(default, skip_serializing_if = "Countables::is_empty")]
+    pub countable: Countables,
+}
+
+impl Needed {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        self.resources == Resources::ZERO && self.countable.is_empty()
+    }
+
+    /// This, and `other` in each dimension of which this says nothing. The countable ones are one dimension.
+    #[must_use]
+    pub fn or(&self, other: &Needed) -> Needed {
+        let countable = if self.countable.is_empty() { &other.countable } else { &self.countable };
+        Needed { resources: self.resources.or(&other.resources), countable: countable.clone() }
+    }
 }
 
 /// The coordinator answers a hello, or asks for one.

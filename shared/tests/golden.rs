@@ -15,10 +15,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use shared::codec::Format;
 use shared::message::{
-    AttemptRef, Beat, Bye, Cancel, Drain, Heard, Held, HeldState, Hello, Pong, Report, Settled, Welcome,
+    AttemptRef, Beat, Bye, Cancel, Drain, Heard, Held, HeldState, Hello, Needed, Pong, Report, Settled, Welcome,
 };
 use shared::needs::Labels;
-use shared::{Epoch, Incarnation, Resources};
+use shared::{Countables, Epoch, Incarnation, Resources};
 
 #[test]
 fn hello_is_as_pinned() {
@@ -71,6 +71,23 @@ fn what_concerns_work_that_runs_at_most_once_is_as_pinned() {
 }
 
 #[test]
+fn what_concerns_resources_is_as_pinned() {
+    let of_a_handler = Needed {
+        resources: Resources { memory_bytes: 256 << 20, ..Resources::ZERO },
+        countable: Countables::new([("gpus", 1)]).unwrap(),
+    };
+    let counts_nothing = Needed { resources: Resources { cpu_millis: 500, ..Resources::ZERO }, ..Needed::default() };
+
+    let hello = Hello {
+        resources: Countables::new([("gpus", 2), ("licences", 1)]).unwrap(),
+        needs: BTreeMap::from([("echo".parse().unwrap(), counts_nothing), ("resize".parse().unwrap(), of_a_handler)]),
+        enforcement: "cgroup".to_owned(),
+        ..hello()
+    };
+    assert_pinned("hello-resources", &hello);
+}
+
+#[test]
 fn settled_is_as_pinned() {
     assert_pinned("settled", &Settled { attempts: vec![attempt()] });
 }
@@ -110,6 +127,9 @@ fn what_an_older_version_leaves_out_has_a_default() {
         kinds: vec!["echo".parse().unwrap()],
         at_most_once: Vec::new(),
         capacity: Resources::ZERO,
+        resources: Countables::ZERO,
+        needs: BTreeMap::new(),
+        enforcement: String::new(),
         holds: Vec::new(),
         draining: false,
     };
@@ -130,6 +150,18 @@ fn part_of_a_capacity_is_enough() {
     let hello: Hello = in_both_formats(&hello);
 
     assert_eq!(hello.capacity, Resources { memory_bytes: 1024, ..Resources::ZERO });
+}
+
+#[test]
+fn part_of_what_is_needed_is_enough() {
+    let needs = json!({ "resize": { "memory_bytes": 1024 }, "train": { "countable": { "gpus": 1 } } });
+    let hello = json!({ "incarnation": 4, "slots": 2, "kinds": [], "needs": needs, "resources": { "tapes": 0 } });
+
+    let hello: Hello = in_both_formats(&hello);
+
+    assert_eq!(hello.needs["resize"].resources, Resources { memory_bytes: 1024, ..Resources::ZERO });
+    assert_eq!(hello.needs["train"].countable.get("gpus"), 1);
+    assert!(hello.resources.is_empty());
 }
 
 #[test]
@@ -216,6 +248,9 @@ fn hello() -> Hello {
             disk_bytes: 100 << 30,
             network_bps: 1_000_000_000,
         },
+        resources: Countables::ZERO,
+        needs: BTreeMap::new(),
+        enforcement: String::new(),
         holds: vec![held("t-1", HeldState::Running)],
         draining: false,
     }

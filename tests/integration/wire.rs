@@ -11,8 +11,9 @@ use async_nats::HeaderMap;
 use mesh_tests::fake::{Character, INCARNATION};
 use mesh_tests::{FakeAgent, Mesh, agent, new_task, task, tasks};
 use shared::client::NewTask;
+use shared::message::Needed;
 use shared::task::AttemptOutcome;
-use shared::{Epoch, Incarnation, Outcome, TaskId};
+use shared::{Countables, Epoch, Incarnation, Outcome, Resources, TaskId};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_sends_run_with_the_golden_headers() {
@@ -35,6 +36,16 @@ fn an_agent_reads_the_golden_run() {
     let order = read_run(&headers("run.headers")).unwrap();
 
     assert_eq!(order, golden_order());
+}
+
+#[test]
+fn an_agent_reads_what_the_golden_run_has_reserved() {
+    let order = read_run(&headers("run-reserved.headers")).unwrap();
+
+    let resources =
+        Resources { cpu_millis: 500, memory_bytes: 256 << 20, disk_bytes: 1 << 30, network_bps: 10_000_000 };
+    let countable = Countables::new([("gpus", 2), ("licences", 1)]).unwrap();
+    assert_eq!(order, Order { reserved: Needed { resources, countable }, ..golden_order() });
 }
 
 #[test]
@@ -91,6 +102,7 @@ fn golden_order() -> Order {
         epoch: Epoch(1),
         incarnation: Incarnation(INCARNATION),
         timeout: Some(Duration::from_secs(30)),
+        reserved: Needed::default(),
     }
 }
 

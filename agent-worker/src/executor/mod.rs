@@ -259,6 +259,7 @@ fn passed_through(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use shared::message::Needed;
     use shared::{Epoch, Incarnation};
 
     #[tokio::test]
@@ -356,6 +357,7 @@ pub(crate) mod tests {
                 epoch: Epoch(1),
                 incarnation: Incarnation(1),
                 timeout: Some(self.timeout),
+                reserved: Needed::default(),
             };
             let handler = Handler { timeout: Duration::from_secs(20), run: self.handler };
             let order = Arc::new(order);

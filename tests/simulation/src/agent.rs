@@ -10,7 +10,7 @@ use scheduler::{Done, Sequence};
 use shared::message::{Beat, Heard, Held, HeldState, Report};
 use shared::needs::Labels;
 use shared::task::AttemptOutcome;
-use shared::{Incarnation, Resources};
+use shared::{Countables, Incarnation, Resources};
 
 use crate::clock::{Clock, ms, secs};
 use crate::context::Context;
@@ -123,6 +123,9 @@ impl Agent {
             kinds: self.offer.kinds.iter().map(|kind| ctx.kinds[*kind as usize].clone()).collect(),
             at_most_once: self.offer.at_most_once.iter().map(|kind| ctx.kinds[*kind as usize].clone()).collect(),
             capacity: Resources { cpu_millis: self.offer.cpu_millis, ..Resources::ZERO },
+            resources: Countables::ZERO,
+            needs: BTreeMap::new(),
+            enforcement: String::new(),
         };
         self.process = Some(Process {
             instance,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use agent_worker::session::Order;
 use scheduler::{Delivery, Dispatch, Event, Sequence, Timestamp, Unreadable};
 use shared::Kind;
+use shared::message::Needed;
 use shared::task::Deadline;
 
 use super::calls::Purpose;
@@ -182,6 +183,7 @@ impl Node {
             epoch: dispatch.attempt.epoch,
             incarnation: dispatch.incarnation,
             timeout: dispatch.timeout,
+            reserved: Needed::default(),
         };
         let task = envelope.stored.task;
         let place = ctx.place_of(&dispatch.agent);
