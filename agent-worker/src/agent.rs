@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use shared::connect::Settings;
+use shared::message::Needed;
 use shared::names::BadName;
 use shared::{AgentId, Incarnation, Kind};
 use tokio::sync::mpsc;
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::config::{self, Config, DEFAULT_TIMEOUT, File};
 use crate::connection::{Connection, Error, Left, Wish};
 use crate::executor::in_process::Closure;
+use crate::executor::limits::Enforcement;
 use crate::executor::strays::Strays;
 use crate::executor::{Executor, Handler, Owner, Run, Task, command, http};
 use crate::session::{Session, Setup};
@@ -27,6 +29,7 @@ pub struct Agent {
     setup: Setup,
     handlers: FxHashMap<Kind, Arc<Handler>>,
     strays: Arc<Strays>,
+    enforcement: Arc<Enforcement>,
     wishes: (mpsc::UnboundedSender<Wish>, mpsc::UnboundedReceiver<Wish>),
 }
 
@@ -88,15 +91,16 @@ impl Agent {
 
     /// Runs tasks until it is drained. Dropping this ends every attempt by force.
     pub async fn run(self) -> Result<Left, Error> {
-        let Self { settings, setup, handlers, strays, wishes: (_keep_open, wishes) } = self;
+        let Self { settings, setup, handlers, strays, enforcement, wishes: (_keep_open, wishes) } = self;
         let agent = setup.agent.clone();
         tracing::info!(
             %agent, incarnation = %setup.incarnation, slots = setup.slots, queue = setup.queue,
             kinds = %setup.kinds.iter().map(Kind::as_str).collect::<Vec<_>>().join(","),
             "agent starts"
         );
+        enforcement.log();
         let of_attempts = strays.clone();
-        let executor = |output_limit| Executor::new(agent, handlers, output_limit, of_attempts);
+        let executor = |output_limit| Executor::new(agent, handlers, output_limit, of_attempts, enforcement);
         let left = Connection::run(settings, Session::new(setup), executor, wishes).await;
         strays.end_all().await;
         left
@@ -159,7 +163,7 @@ impl Builder {
         E: Display,
     {
         let run = Run::InProcess(Closure::new(handle));
-        self.closures.push((kind.to_owned(), Handler { timeout, run }));
+        self.closures.push((kind.to_owned(), Handler { timeout, needs: Needed::default(), run }));
         self
     }
 
@@ -184,9 +188,9 @@ impl Builder {
             let run = configured(&handler.kind, handler.run)?;
             exclusive.extend(handler.at_most_once.then(|| handler.kind.clone()));
             if !handler.needs.is_empty() {
-                needs.insert(handler.kind.clone(), handler.needs);
+                needs.insert(handler.kind.clone(), handler.needs.clone());
             }
-            handlers.push((handler.kind, Handler { timeout: handler.timeout, run }));
+            handlers.push((handler.kind, Handler { timeout: handler.timeout, needs: handler.needs, run }));
         }
         for (kind, handler) in closures {
             handlers.push((Kind::new(kind)?, handler));
@@ -198,6 +202,11 @@ impl Builder {
                 return Err(BuildError::DuplicateKind(kind));
             }
         }
+        let (strays, enforcement) = if is_alone {
+            (Strays::of_a_process(), Enforcement::of_a_process(config.limits))
+        } else {
+            (Strays::of_a_guest(), Enforcement::of_a_guest(config.limits))
+        };
         let host = usage::host_name();
         let setup = Setup {
             agent: id.unwrap_or_else(|| default_id(&host)),
@@ -212,10 +221,9 @@ impl Builder {
             capacity: config.capacity,
             resources: config.resources,
             needs,
-            enforcement: String::new(),
+            enforcement: enforcement.as_str().to_owned(),
         };
-        let strays = if is_alone { Strays::of_a_process() } else { Strays::of_a_guest() };
-        Ok(Agent { settings, setup, handlers: by_kind, strays, wishes: mpsc::unbounded_channel() })
+        Ok(Agent { settings, setup, handlers: by_kind, strays, enforcement, wishes: mpsc::unbounded_channel() })
     }
 }
 
@@ -228,7 +236,9 @@ impl Default for Config {
 
 fn configured(kind: &Kind, run: config::Run) -> Result<Run, BuildError> {
     Ok(match run {
-        config::Run::Command { program, argv, env } => Run::Command(command::Command::new(program, argv, &env)),
+        config::Run::Command { program, argv, env, processes } => {
+            Run::Command(command::Command::new(program, argv, &env, processes))
+        }
         config::Run::Builtin(builtin) => Run::Builtin(builtin),
         config::Run::Http { url, headers } => {
             Run::Http(http::Http::new(url, headers).map_err(|source| BuildError::Http { kind: kind.clone(), source })?)

@@ -15,6 +15,7 @@ use shared::quantity::{self, BadCountables};
 use shared::{Countables, Kind, Resources};
 
 use crate::executor::builtin::Builtin;
+use crate::executor::limits::Setting;
 use crate::usage;
 
 /// The limit of an attempt's run where neither its task nor its handler names one.
@@ -67,6 +68,13 @@ pub struct AgentSection {
         skip_serializing_if = "Option::is_none"
     )]
     pub network: Option<u64>,
+    /// What keeps a command from taking more than is reserved for it; `"enforce"` unless set.
+    ///
+    /// `"enforce"` ends one that takes too much memory and slows one that takes too much CPU, by control groups where
+    /// the host lets the agent make some; where it does not, and with `"watch"`, the agent looks every 50 ms and ends
+    /// what has too much memory, and CPU is not limited. `"off"` ends nothing: one command can take the whole host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Setting>,
     /// What the `Hive-Needs` of tasks are compared with.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: Labels,
@@ -121,6 +129,9 @@ pub struct HandlerSection {
         skip_serializing_if = "Option::is_none"
     )]
     pub network: Option<u64>,
+    /// How many processes and threads a command may have at a time; as many as it likes unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
     /// Environment variables of the agent that a command sees.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
@@ -153,6 +164,8 @@ pub struct Config {
     pub capacity: Resources,
     /// What it offers of resources that are counted.
     pub resources: Countables,
+    /// What keeps its commands from taking more than is reserved for them.
+    pub limits: Setting,
     /// How it runs each kind; every kind once.
     pub handlers: Vec<Handler>,
 }
@@ -183,6 +196,8 @@ pub enum Run {
         argv: Vec<String>,
         /// Environment variables of the agent that it sees.
         env: Vec<String>,
+        /// How many processes and threads it may have at a time, if that is limited.
+        processes: Option<u32>,
     },
     /// By a service.
     Http {
@@ -310,6 +325,9 @@ pub enum Fault {
     /// Amounts of resources that are none.
     #[error("`resources`: {0}")]
     BadResources(BadCountables),
+    /// No program runs without a process.
+    #[error("`processes = 0` lets nothing run: use 1 or more, or leave it out")]
+    NoProcesses,
     /// A setting of another way to run it.
     #[error("`{0}` means nothing without `{1}`: remove it")]
     Unused(&'static str, &'static str),
@@ -329,6 +347,7 @@ impl File {
             memory: None,
             disk: None,
             network: None,
+            processes: None,
             env: Vec::new(),
             resources: BTreeMap::new(),
             headers: BTreeMap::new(),
@@ -357,6 +376,7 @@ impl File {
         agent.memory.get_or_insert_with(usage::total_memory);
         agent.disk.get_or_insert_with(usage::free_disk);
         agent.network.get_or_insert(0);
+        agent.limits.get_or_insert_default();
         for handler in &mut self.handlers {
             handler.timeout.get_or_insert(DEFAULT_TIMEOUT);
         }
@@ -382,7 +402,7 @@ impl File {
         if !problems.is_empty() {
             return Err(Error::Problems { path: path.to_owned(), problems });
         }
-        let AgentSection { slots, queue, labels, cpu, memory, disk, network, resources: _ } = file.agent;
+        let AgentSection { slots, queue, labels, cpu, memory, disk, network, limits, resources: _ } = file.agent;
         let capacity = [cpu, memory, disk, network].map(Option::unwrap_or_default);
         Ok(Config {
             slots: slots.unwrap_or(1),
@@ -390,6 +410,7 @@ impl File {
             labels,
             capacity: Resources::from_dimensions(capacity),
             resources,
+            limits: limits.unwrap_or_default(),
             handlers,
         })
     }
@@ -428,6 +449,9 @@ impl HandlerSection {
         if self.command.is_none() && !self.env.is_empty() {
             faults.push(Fault::Unused("env", "command"));
         }
+        if self.command.is_none() && self.processes.is_some() {
+            faults.push(Fault::Unused("processes", "command"));
+        }
         if self.http.is_none() && !self.headers.is_empty() {
             faults.push(Fault::Unused("headers", "http"));
         }
@@ -453,7 +477,7 @@ impl HandlerSection {
         if named.len() > 1 {
             faults.push(Fault::TwoRuns(named.join(" and ")));
         }
-        let command = self.command.map(|argv| check_command(argv, self.env, faults));
+        let command = self.command.map(|argv| check_command(argv, self.env, self.processes, faults));
         let http = self.http.map(|url| check_http(&url, &self.headers, faults));
         match (command, http, self.builtin) {
             (None, None, None) => {
@@ -468,7 +492,10 @@ impl HandlerSection {
     }
 }
 
-fn check_command(argv: Vec<String>, env: Vec<String>, faults: &mut Vec<Fault>) -> Option<Run> {
+fn check_command(argv: Vec<String>, env: Vec<String>, processes: Option<u32>, faults: &mut Vec<Fault>) -> Option<Run> {
+    if processes == Some(0) {
+        faults.push(Fault::NoProcesses);
+    }
     let bad_variables = env.iter().filter(|name| name.is_empty() || name.contains(['=', '\0']));
     faults.extend(bad_variables.map(|name| Fault::BadVariable(excerpt(name))));
     let Some(name) = argv.first().filter(|name| !name.is_empty()) else {
@@ -476,7 +503,7 @@ fn check_command(argv: Vec<String>, env: Vec<String>, faults: &mut Vec<Fault>) -
         return None;
     };
     let program = find_program(name).map_err(|fault| faults.push(fault)).ok()?;
-    Some(Run::Command { program, argv, env })
+    Some(Run::Command { program, argv, env, processes })
 }
 
 fn check_http(url: &str, headers: &BTreeMap<String, String>, faults: &mut Vec<Fault>) -> Option<Run> {
@@ -553,6 +580,7 @@ mod tests {
             timeout = "30s"
             memory = "256Mi"
             resources = { gpus = 1 }
+            processes = 64
             env = ["PATH"]
 
             [[handler]]
@@ -573,7 +601,8 @@ mod tests {
         let [wordcount, echo, post] = &config.handlers[..] else { panic!("{config:?}") };
         assert_eq!((wordcount.timeout, wordcount.needs.resources.memory_bytes), (Duration::from_secs(30), 256 << 20));
         assert_eq!((config.resources.get("gpus"), wordcount.needs.countable.get("gpus")), (2, 1));
-        assert!(matches!(&wordcount.run, Run::Command { program, .. } if program.is_absolute()));
+        let Run::Command { program, processes, .. } = &wordcount.run else { panic!("{wordcount:?}") };
+        assert!(program.is_absolute() && *processes == Some(64));
         assert!(matches!(echo.run, Run::Builtin(Builtin::Echo)));
         assert_eq!(echo.timeout, DEFAULT_TIMEOUT);
         assert!(matches!(&post.run, Run::Http { headers, .. } if headers.len() == 1));
@@ -585,6 +614,7 @@ mod tests {
 
         assert!(config.slots > 0 && config.queue >= DEFAULT_QUEUE);
         assert_eq!(config.capacity.cpu_millis, usage::cpu_millis());
+        assert_eq!(config.limits, Setting::Enforce);
         assert!(config.capacity.memory_bytes > 0 && config.capacity.disk_bytes > 0);
         assert_eq!(config.capacity.network_bps, 0);
     }
@@ -654,7 +684,12 @@ mod tests {
             [[handler]]
             kind = "x"
             command = ["true"]
+            processes = 0
             resources = { "a b" = 1 }
+            [[handler]]
+            kind = "y"
+            builtin = "echo"
+            processes = 2
             "#,
         );
 
@@ -662,7 +697,12 @@ mod tests {
         assert!(
             matches!(
                 faults[..],
-                [Fault::BadResources(BadCountables::Taken(_)), Fault::BadResources(BadCountables::Name(_))]
+                [
+                    Fault::BadResources(BadCountables::Taken(_)),
+                    Fault::BadResources(BadCountables::Name(_)),
+                    Fault::NoProcesses,
+                    Fault::Unused("processes", "command")
+                ]
             ),
             "{faults:?}"
         );
@@ -687,7 +727,7 @@ mod tests {
     #[test]
     fn what_is_printed_reads_back_as_the_same() {
         let text = "agent = { slots = 3, cpu = '500m', network = '10Mbps', memory = '1Gi', disk = '1Gi', \
-                    resources = { gpus = 2 } }\n\
+                    limits = 'watch', resources = { gpus = 2 } }\n\
                     [[handler]]\nkind = 'a'\ncommand = ['true']\ntimeout = '90s'\ncpu = '2'\nresources = { gpus = 1 }";
         let file = File::parse(text, Path::new("")).unwrap().resolved();
 

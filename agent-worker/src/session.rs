@@ -102,12 +102,25 @@ pub struct Ended {
     pub error: String,
     /// How long it ran.
     pub run: Duration,
+    /// What it used.
+    pub used: Used,
+}
+
+/// What an attempt used, as far as that was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// CPU time.
+    pub cpu: Option<Duration>,
+    /// The most bytes of memory at a time.
+    pub memory_peak: Option<u64>,
+    /// Bytes read from disks and written to them.
+    pub io_bytes: Option<u64>,
 }
 
 impl Ended {
     /// It did not succeed, and has no output.
     pub fn without_output(outcome: AttemptOutcome, error: impl Into<String>, run: Duration) -> Self {
-        Self { outcome, output: Bytes::new(), error: error.into(), run }
+        Self { outcome, output: Bytes::new(), error: error.into(), run, used: Used::default() }
     }
 }
 

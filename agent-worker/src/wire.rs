@@ -6,14 +6,14 @@ use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue};
 use shared::header;
 use shared::header::name::{
-    ATTEMPT, CPU, DISK, EPOCH, ERROR, INCARNATION, KIND, MEMORY, NETWORK, OUTCOME, RESOURCES, RUN_MS, SEQUENCE, TASK,
-    TIMEOUT,
+    ATTEMPT, CPU, CPU_MS, DISK, EPOCH, ERROR, INCARNATION, IO_BYTES, KIND, MEMORY, MEMORY_PEAK, NETWORK, OUTCOME,
+    RESOURCES, RUN_MS, SEQUENCE, TASK, TIMEOUT,
 };
 use shared::message::Needed;
 use shared::quantity::{parse_bandwidth, parse_bytes, parse_cpu};
 use shared::{Countables, Resources};
 
-use crate::session::{Done, Order};
+use crate::session::{Done, Order, Used};
 
 /// Bytes of a message that are kept for the headers of `done`: names and numbers, and the longest error.
 pub const ROOM_FOR_HEADERS: usize = 2048 + header::MAX_ERROR_BYTES;
@@ -91,10 +91,19 @@ pub fn write_done(done: &Done) -> HeaderMap {
     headers.insert(INCARNATION, HeaderValue::from(order.incarnation.0));
     headers.insert(OUTCOME, ended.outcome.as_str());
     headers.insert(RUN_MS, HeaderValue::from(millis(ended.run)));
+    write_used(&ended.used, &mut headers);
     if !ended.error.is_empty() {
         headers.insert(ERROR, HeaderValue::from(header::clean(&ended.error, header::MAX_ERROR_BYTES)));
     }
     headers
+}
+
+fn write_used(used: &Used, headers: &mut HeaderMap) {
+    for (name, amount) in [(CPU_MS, used.cpu.map(millis)), (MEMORY_PEAK, used.memory_peak), (IO_BYTES, used.io_bytes)] {
+        if let Some(amount) = amount {
+            headers.insert(name, HeaderValue::from(amount));
+        }
+    }
 }
 
 fn millis(span: Duration) -> u64 {
@@ -144,6 +153,17 @@ mod tests {
 
         assert_eq!(reserved.resources, Resources { cpu_millis: 500, ..Resources::ZERO });
         assert_eq!(reserved.countable.get("gpus"), 2);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_told() {
+        let mut ended = Ended::without_output(AttemptOutcome::Failed, "", Duration::ZERO);
+        ended.used.memory_peak = Some(50 << 20);
+
+        let headers = write_done(&Done { order: Arc::new(an_order()), ended });
+
+        assert_eq!(headers.get("Hive-Memory-Peak").unwrap().as_str(), "52428800");
+        assert!(headers.get("Hive-Cpu-Ms").is_none() && headers.get("Hive-Io-Bytes").is_none());
     }
 
     #[test]

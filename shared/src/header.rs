@@ -61,6 +61,12 @@ pub const HISTORY: &str = "Hive-History";
 pub const QUEUED_MS: &str = "Hive-Queued-Ms";
 /// Milliseconds that the last attempt ran.
 pub const RUN_MS: &str = "Hive-Run-Ms";
+/// Milliseconds of CPU time that the attempt used.
+pub const CPU_MS: &str = "Hive-Cpu-Ms";
+/// The most memory that it had at a time, in bytes.
+pub const MEMORY_PEAK: &str = "Hive-Memory-Peak";
+/// Bytes that it read from disks and wrote to them.
+pub const IO_BYTES: &str = "Hive-Io-Bytes";
 
 /// Headers that the mesh itself writes or uses up between coordinator and agent. Any other header of a task
 /// is carried through to its handler.
@@ -105,7 +111,10 @@ pub mod name {
         MEMORY,
         DISK,
         NETWORK,
-        RESOURCES
+        RESOURCES,
+        CPU_MS,
+        MEMORY_PEAK,
+        IO_BYTES
     );
 }
 

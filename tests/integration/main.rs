@@ -18,5 +18,6 @@ mod losses;
 mod orphans;
 mod placement;
 mod power_cut;
+mod resources;
 mod takeover;
 mod wire;

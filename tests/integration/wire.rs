@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_worker::session::{Done, Ended, Order};
+use agent_worker::session::{Done, Ended, Order, Used};
 use agent_worker::wire::{read_run, write_done};
 use async_nats::HeaderMap;
 use mesh_tests::fake::{Character, INCARNATION};
@@ -52,11 +52,16 @@ fn an_agent_reads_what_the_golden_run_has_reserved() {
 fn an_agent_writes_the_golden_done() {
     let order = Arc::new(Order { timeout: None, ..golden_order() });
     let run = Duration::from_millis(12);
-    let succeeded = Ended { outcome: AttemptOutcome::Succeeded, output: "body".into(), error: String::new(), run };
+    let (error, used) = (String::new(), Used::default());
+    let succeeded = Ended { outcome: AttemptOutcome::Succeeded, output: "body".into(), error, run, used };
     let failed = Ended::without_output(AttemptOutcome::Failed, "no\r\nsuch file", run);
+    let used = Used { cpu: Some(Duration::from_millis(210)), memory_peak: Some(50 << 20), io_bytes: Some(4096) };
+    let measured = Ended { used, ..succeeded.clone() };
 
-    assert_eq!(lines(&write_done(&Done { order: order.clone(), ended: succeeded })), golden("done.headers"));
-    assert_eq!(lines(&write_done(&Done { order, ended: failed })), golden("done-failed.headers"));
+    let written = |ended| lines(&write_done(&Done { order: order.clone(), ended }));
+    assert_eq!(written(succeeded), golden("done.headers"));
+    assert_eq!(written(failed), golden("done-failed.headers"));
+    assert_eq!(written(measured), golden("done-measured.headers"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,9 +21,13 @@ use shared::header;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin};
 
+use super::limits::{Bounds, Entry, Excess, Limits};
 use super::mark::Mark;
+use super::measure::used_by_ended;
 use super::strays::Kin;
+use super::watcher::Watch;
 use super::{Assignment, Failure, GRACE, too_much_output};
+use crate::session::Used;
 
 /// How much of the end of standard error is kept.
 const STDERR_BYTES: usize = 4096;
@@ -38,39 +42,75 @@ pub struct Command {
     program: PathBuf,
     argv: Vec<String>,
     environment: Vec<(OsString, OsString)>,
+    processes: Option<u32>,
 }
 
 /// How a run ended, as far as the agent sees it.
 enum End {
     Exited(io::Result<ExitStatus>),
     TooMuchOutput(usize),
+    TooMuch(Excess),
     Timeout,
     Cancelled,
 }
 
-/// The process group of an attempt. It does not outlive this.
-struct Group(Option<Pid>);
+/// The processes of an attempt. They do not outlive this.
+struct Processes {
+    leader: Child,
+    /// What the leader has used, once it has ended.
+    used: Option<Used>,
+    /// The leader's number, and the group's, for as long as there can be anybody in it.
+    group: Option<Pid>,
+    kin: Kin,
+    bounds: Bounds,
+}
 
-impl Group {
-    fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+impl Processes {
+    fn begin(leader: Child, kin: Kin, bounds: Bounds) -> Self {
+        let group = leader.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        kin.led_by(group);
+        Self { leader, used: None, group, kin, bounds }
     }
 
-    /// Ends whoever is left in it, now that its first process has ended, and all the attempt's other processes.
-    async fn end(&mut self, kin: &Kin) {
+    /// Waits until the leader has ended.
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
+        let Self { leader, used, group, .. } = self;
+        let mut wait = pin!(leader.wait());
+        std::future::poll_fn(|cx| {
+            // Once it is waited for, the kernel forgets what it has used. One that ends between these two lines is not
+            // measured; but the runtime hears of an end later than that.
+            *used = used.or_else(|| used_by_ended((*group)?));
+            wait.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Ends whoever is left, now that the leader has ended.
+    async fn end(&mut self) {
         self.signal(Signal::SIGKILL);
-        kin.end(self.0.take()).await;
+        self.bounds.kill();
+        self.kin.end(self.group.take()).await;
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some(leader) = self.0 {
+        if let Some(leader) = self.group {
             // There may be nobody left, which is as good.
             let _ = killpg(leader, signal);
         }
     }
+
+    /// What all of them have used. The kernel's account of the whole attempt is the best there is.
+    fn used(&self, watch: &Watch) -> Used {
+        let (whole, parts) = (self.bounds.used(), watch.used(self.used.unwrap_or_default()));
+        Used {
+            cpu: whole.cpu.or(parts.cpu),
+            memory_peak: whole.memory_peak.or(parts.memory_peak),
+            io_bytes: whole.io_bytes.or(parts.io_bytes),
+        }
+    }
 }
 
-impl Drop for Group {
+impl Drop for Processes {
     fn drop(&mut self) {
         self.signal(Signal::SIGKILL);
     }
@@ -78,24 +118,24 @@ impl Drop for Group {
 
 impl Command {
     /// A handler that starts `program`, which sees `argv` and, besides what tells it about its task, only the
-    /// variables named in `env`, as they are in the agent's own environment now.
-    pub fn new(program: PathBuf, argv: Vec<String>, env: &[String]) -> Self {
+    /// variables named in `env`, as they are in the agent's own environment now. It may have so many processes and
+    /// threads at a time, if that is limited.
+    pub fn new(program: PathBuf, argv: Vec<String>, env: &[String], processes: Option<u32>) -> Self {
         let environment = env.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?))).collect();
-        Self { program, argv, environment }
+        Self { program, argv, environment, processes }
     }
 
     pub(super) async fn run(&self, assignment: &mut Assignment) -> Result<Bytes, Failure> {
-        let kin = assignment.strays.begin();
-        let mut child = self
-            .spawn(assignment, kin.mark())
+        let mut processes = self
+            .start(assignment)
             .map_err(|error| Failure::Failed(format!("failed to start `{}`: {error}", self.program.display())))?;
-        let mut group = Group::of(&child);
-        kin.led_by(group.0);
+        let mut watch = Watch::new(processes.kin.lookout(), processes.bounds.watched());
         let body = std::mem::take(&mut assignment.work.body);
         let limit = assignment.output_limit;
         let (mut output, mut tail) = (Vec::new(), Vec::new());
         let end = {
-            let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+            let leader = &mut processes.leader;
+            let (stdin, stdout, stderr) = (leader.stdin.take(), leader.stdout.take(), leader.stderr.take());
             let pipes = pin!(async {
                 tokio::try_join!(
                     write(stdin, body),
@@ -104,12 +144,20 @@ impl Command {
                 )
                 .map(|_| ())
             });
-            supervise(&mut child, &mut group, &kin, pipes, assignment).await
+            supervise(&mut processes, &mut watch, pipes, assignment).await
         };
-        verdict(end, assignment, output, &tail)
+        assignment.used = processes.used(&watch);
+        verdict(end, processes.bounds.excess(), assignment, output, &tail)
     }
 
-    fn spawn(&self, assignment: &Assignment, mark: Mark) -> io::Result<Child> {
+    fn start(&self, assignment: &Assignment) -> io::Result<Processes> {
+        let kin = assignment.strays.begin();
+        let bounds = assignment.enforcement.begin(Limits::of(&assignment.reserved, self.processes));
+        let leader = self.spawn(assignment, kin.mark(), bounds.entry()?)?;
+        Ok(Processes::begin(leader, kin, bounds))
+    }
+
+    fn spawn(&self, assignment: &Assignment, mark: Mark, entry: Entry) -> io::Result<Child> {
         let order = &assignment.order;
         let mut command = tokio::process::Command::new(&self.program);
         command
@@ -129,27 +177,28 @@ impl Command {
         if let Some(trace) = assignment.work.headers.get(header::TRACEPARENT).map(HeaderValue::as_str) {
             command.env("TRACEPARENT", trace);
         }
-        mark_and_die_with_the_agent(&mut command, mark);
+        prepare(&mut command, mark, entry);
         command.spawn()
     }
 }
 
-/// Marks the program, and lets the kernel kill it when the agent dies without a chance to do it, by SIGKILL for
-/// example.
+/// Puts the program within its bounds, marks it, and lets the kernel kill it when the agent dies without a chance to do
+/// it, by SIGKILL for example.
 ///
 /// The kernel watches the thread that forks, so attempts run on threads that last as long as the runtime.
 #[allow(unsafe_code)]
-fn mark_and_die_with_the_agent(command: &mut tokio::process::Command, mark: Mark) {
+fn prepare(command: &mut tokio::process::Command, mark: Mark, entry: Entry) {
     let agent = nix::unistd::getpid();
     let before_exec = move || {
+        entry.enter()?;
         // Where it cannot be marked, the work is done all the same; the agent has warned of it.
         let _ = mark.put_on_this_process();
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         // The agent may have died before the kernel was asked.
         if nix::unistd::getppid() == agent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     };
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes three system calls,
-    // `setrlimit`, `prctl` and `getppid`, and allocates nothing: its error values are plain numbers.
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes system calls alone,
+    // `write`, `setrlimit`, `prctl` and `getppid`, and allocates nothing: its error values are plain numbers.
     unsafe {
         command.pre_exec(before_exec);
     }
@@ -157,41 +206,42 @@ fn mark_and_die_with_the_agent(command: &mut tokio::process::Command, mark: Mark
 
 /// Waits for the program's end, or brings it about.
 async fn supervise(
-    child: &mut Child,
-    group: &mut Group,
-    kin: &Kin,
+    processes: &mut Processes,
+    watch: &mut Watch,
     mut pipes: std::pin::Pin<&mut impl Future<Output = Result<(), usize>>>,
     assignment: &mut Assignment,
 ) -> End {
     let mut closed = false;
     let mut timeout = pin!(tokio::time::sleep(assignment.timeout));
+    let mut excess = pin!(watch.excess());
     let end = loop {
         tokio::select! {
-            status = child.wait() => break End::Exited(status),
+            status = processes.wait() => break End::Exited(status),
             result = &mut pipes, if !closed => match result {
                 Ok(()) => closed = true,
                 Err(bytes) => break End::TooMuchOutput(bytes),
             },
+            excess = &mut excess => break End::TooMuch(excess),
             () = &mut timeout => break End::Timeout,
             () = assignment.stop.wanted() => break End::Cancelled,
         }
     };
     match end {
         End::Exited(status) => {
-            group.end(kin).await;
+            processes.end().await;
             // Nobody is left to say anything, unless it is yet to be found: that is not waited for.
             if !closed && let Ok(Err(bytes)) = tokio::time::timeout(ESCAPED_PATIENCE, pipes).await {
                 return End::TooMuchOutput(bytes);
             }
             return End::Exited(status);
         }
-        End::TooMuchOutput(_) => {}
+        End::TooMuchOutput(_) | End::TooMuch(_) => {}
         End::Timeout | End::Cancelled => {
-            group.signal(Signal::SIGTERM);
+            processes.signal(Signal::SIGTERM);
             let mut grace = pin!(tokio::time::sleep(GRACE));
             loop {
                 tokio::select! {
-                    _ = child.wait() => break,
+                    _ = processes.wait() => break,
                     // It may still have to say something before it can end.
                     _ = &mut pipes, if !closed => closed = true,
                     () = &mut grace => break,
@@ -199,21 +249,33 @@ async fn supervise(
             }
         }
     }
-    group.signal(Signal::SIGKILL);
-    let _ = child.wait().await;
-    group.end(kin).await;
+    processes.signal(Signal::SIGKILL);
+    let _ = processes.wait().await;
+    processes.end().await;
     end
 }
 
-fn verdict(end: End, assignment: &Assignment, output: Vec<u8>, tail: &[u8]) -> Result<Bytes, Failure> {
+/// What became of it; `refused` is what the kernel did not let it have.
+fn verdict(
+    end: End,
+    refused: Option<Excess>,
+    assignment: &Assignment,
+    output: Vec<u8>,
+    tail: &[u8],
+) -> Result<Bytes, Failure> {
     let with_tail = |what: String| match last_words(tail) {
         words if words.is_empty() => what,
         words => format!("{what}: {words}"),
     };
     match end {
         End::Exited(Ok(status)) if status.success() => Ok(output.into()),
-        End::Exited(Ok(status)) => Err(Failure::Failed(with_tail(how_it_ended(status)))),
+        End::Exited(Ok(status)) => {
+            let how = how_it_ended(status);
+            let what = if let Some(excess) = refused { format!("{excess}; {how}") } else { how };
+            Err(Failure::Failed(with_tail(what)))
+        }
         End::Exited(Err(error)) => Err(Failure::Failed(format!("failed to wait for the program: {error}"))),
+        End::TooMuch(excess) => Err(Failure::Failed(with_tail(excess.to_string()))),
         End::TooMuchOutput(bytes) => Err(Failure::Failed(too_much_output(bytes, assignment.output_limit))),
         End::Timeout => match Failure::timeout(assignment.timeout) {
             Failure::Timeout(what) => Err(Failure::Timeout(with_tail(what))),
@@ -282,9 +344,13 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use shared::Resources;
+    use shared::message::Needed;
     use shared::task::AttemptOutcome::{Cancelled, Failed, Succeeded, Timeout};
 
     use super::super::Run;
+    use super::super::control_groups::ControlGroups;
+    use super::super::limits::{Enforcement, Setting};
     use super::super::strays::Strays;
     use super::super::tests::{Attempt, OUTPUT_LIMIT, run};
     use super::*;
@@ -316,7 +382,7 @@ mod tests {
     #[tokio::test]
     async fn a_program_sees_its_task_and_the_variables_named_and_nothing_else() {
         let env = |names: &[String]| {
-            Run::Command(Command::new(Path::new("/usr/bin/env").to_owned(), vec!["env".into()], names))
+            Run::Command(Command::new(Path::new("/usr/bin/env").to_owned(), vec!["env".into()], names, None))
         };
         let mut attempt = Attempt::of(env(&["PATH".into(), "NO_SUCH_VARIABLE".into()]), "");
         attempt.work.headers.insert("traceparent", "00-ab-cd-01");
@@ -350,7 +416,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_is_not_there_has_failed() {
-        let missing = Command::new("/no/such/program".into(), vec!["program".into()], &[]);
+        let missing = Command::new("/no/such/program".into(), vec!["program".into()], &[], None);
 
         let ended = run(Run::Command(missing), "").await;
 
@@ -470,10 +536,107 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_program_that_takes_more_memory_than_is_reserved_is_ended() {
+        let mut attempt = Attempt::of(shell(&hold(200, 600.0)), "");
+        attempt.reserved = memory(64);
+
+        let ended = attempt.start().end().await;
+
+        assert_eq!(ended.outcome, Failed);
+        assert!(ended.error.starts_with("out of memory: "), "{}", ended.error);
+        assert!(ended.error.ends_with("the limit is 64.0 MiB"), "{}", ended.error);
+        assert!(ended.used.memory_peak > Some(64 << 20), "{:?}", ended.used);
+    }
+
+    #[tokio::test]
+    async fn the_memory_of_all_its_processes_counts() {
+        let files = tempfile::tempdir().unwrap();
+        let child = escape_to(files.path(), &hold(80, 600.0));
+        let mut attempt = Attempt::of(shell(&format!("{child}; {}", hold(80, 600.0))), "");
+        attempt.reserved = memory(120);
+
+        let ended = attempt.start().end().await;
+
+        assert!(ended.error.starts_with("out of memory: "), "{}", ended.error);
+        all_gone(files.path()).await;
+    }
+
+    #[tokio::test]
+    async fn a_program_within_its_memory_is_left_alone() {
+        let mut attempt = Attempt::of(shell(&hold(30, 0.3)), "");
+        attempt.reserved = memory(64);
+
+        assert_eq!(attempt.start().end().await.outcome, Succeeded);
+    }
+
+    #[tokio::test]
+    async fn where_nothing_keeps_to_limits_they_do_not_hold() {
+        let mut attempt = Attempt::of(shell(&hold(99, 1.0)), "");
+        attempt.reserved = memory(64);
+        attempt.enforcement = Enforcement::of_a_guest(Setting::Off);
+
+        let ended = attempt.start().end().await;
+
+        assert_eq!(ended.outcome, Succeeded);
+        assert!(ended.used.memory_peak > Some(99 << 20), "{:?}", ended.used);
+    }
+
+    #[tokio::test]
+    async fn a_program_with_more_processes_than_it_may_have_is_ended() {
+        let many = "for i in 1 2 3 4 5 6 7 8; do sleep 600 & done; wait";
+
+        let ended = run(shell_with(many, Some(6)), "").await;
+
+        assert_eq!(ended.outcome, Failed);
+        assert!(ended.error.starts_with("too many processes: "), "{}", ended.error);
+        assert!(ended.error.ends_with("the limit is 6"), "{}", ended.error);
+    }
+
+    #[tokio::test]
+    async fn what_a_program_uses_is_measured_with_its_children() {
+        let burn = "perl -e '1 while (times)[0] < 0.2'";
+
+        let used = run(shell(&format!("{burn}; {}; exit 0", hold(80, 1.0))), "").await.used;
+
+        assert!(used.cpu.unwrap() >= Duration::from_millis(200), "{used:?}");
+        assert!(used.memory_peak > Some(80 << 20), "{used:?}");
+        assert!(used.io_bytes.is_some(), "{used:?}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_takes_no_time_is_measured_too() {
+        let used = run(shell("true"), "").await.used;
+
+        assert!(used.cpu.is_some_and(|cpu| cpu < Duration::from_secs(1)), "{used:?}");
+    }
+
+    /// On a made-up tree, where the program itself writes what the kernel would.
+    #[tokio::test]
+    async fn a_program_enters_its_control_group_and_the_kernels_verdict_is_told() {
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::write(tree.path().join("cgroup.controllers"), "cpu memory pids").unwrap();
+        let groups = ControlGroups::prepare(tree.path(), "0::/").unwrap();
+        let script = format!(
+            "cd {}/hive-*-0 && cat cgroup.procs memory.max >../seen && echo oom_kill 1 >memory.events && kill -9 $$",
+            tree.path().display()
+        );
+        let mut attempt = Attempt::of(shell(&script), "");
+        (attempt.reserved, attempt.enforcement) = (memory(64), Arc::new(Enforcement::with_groups(groups)));
+
+        let ended = attempt.start().end().await;
+
+        assert_eq!(std::fs::read_to_string(tree.path().join("seen")).unwrap(), format!("0{}", 64 << 20));
+        assert_eq!(ended.outcome, Failed);
+        assert!(ended.error.starts_with("out of memory: "), "{}", ended.error);
+        assert!(ended.error.ends_with("; killed by signal 9"), "{}", ended.error);
+    }
+
+    #[tokio::test]
     #[ignore = "measures: what it costs to find out that an attempt has left nothing behind"]
     async fn five_hundred_commands_one_after_another() {
         let commands = async |strays: Arc<Strays>| {
-            let mut attempt = Attempt::of(Run::Command(Command::new("/bin/true".into(), vec!["true".into()], &[])), "");
+            let program = Command::new("/bin/true".into(), vec!["true".into()], &[], None);
+            let mut attempt = Attempt::of(Run::Command(program), "");
             attempt.strays = strays;
             let mut started = attempt.start();
             started.end().await;
@@ -502,6 +665,14 @@ mod tests {
         format!(
             "$(env -i setsid -f sh -c 'trap \"\" HUP INT TERM; echo $$ >{0}/new && mv {0}/new {0}/group; \
              exec sleep 1000 >/dev/null 2>&1')",
+            directory.display()
+        )
+    }
+
+    /// The same for a program that takes memory.
+    fn escape_to(directory: &Path, program: &str) -> String {
+        format!(
+            "$(setsid -f sh -c \"echo \\$\\$ >{0}/new && mv {0}/new {0}/group; exec {program} >/dev/null 2>&1\")",
             directory.display()
         )
     }
@@ -536,7 +707,24 @@ mod tests {
     }
 
     fn shell(script: &str) -> Run {
+        shell_with(script, None)
+    }
+
+    fn shell_with(script: &str, processes: Option<u32>) -> Run {
         let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
-        Run::Command(Command::new("/bin/sh".into(), argv, &["PATH".to_owned()]))
+        Run::Command(Command::new("/bin/sh".into(), argv, &["PATH".to_owned()], processes))
+    }
+
+    /// A program that takes so much memory and keeps it for some seconds.
+    fn hold(mebibytes: usize, seconds: f64) -> String {
+        // What depends on its arguments is not made beforehand. There is nothing in it that a shell would change.
+        format!(
+            "perl -e '@x = map {{ q(x) x (1048576 + @ARGV) }} 1..{mebibytes}; select(undef, undef, undef, {seconds})'"
+        )
+    }
+
+    fn memory(mebibytes: u64) -> Needed {
+        let resources = Resources { memory_bytes: mebibytes << 20, ..Resources::ZERO };
+        Needed { resources, ..Needed::default() }
     }
 }

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::path::Path;
 use std::str::FromStr;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
@@ -118,7 +119,17 @@ pub(crate) fn is_alive(pid: Pid) -> bool {
 /// the kernel does not tell.
 pub(crate) fn children_of_main_thread() -> Option<Vec<Pid>> {
     let this = Pid::this();
-    let text = fs::read_to_string(format!("/proc/{this}/task/{this}/children")).ok()?;
+    children_of_thread(Path::new(&format!("/proc/{this}/task/{this}")))
+}
+
+/// The children of a process, whichever of its threads has them. None where the kernel does not tell.
+pub(crate) fn children_of(pid: Pid) -> Vec<Pid> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    threads.flatten().filter_map(|thread| children_of_thread(&thread.path())).flatten().collect()
+}
+
+fn children_of_thread(thread: &Path) -> Option<Vec<Pid>> {
+    let text = fs::read_to_string(thread.join("children")).ok()?;
     Some(text.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect())
 }
 

@@ -3,10 +3,14 @@
 
 pub mod builtin;
 pub mod command;
+mod control_groups;
 pub mod http;
 pub mod in_process;
+pub mod limits;
 mod mark;
+mod measure;
 pub mod strays;
+mod watcher;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -16,12 +20,14 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use rustc_hash::FxHashMap;
+use shared::message::Needed;
 use shared::task::AttemptOutcome;
 use shared::{AgentId, Kind, header};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use crate::session::{Ended, Key, Order};
+use crate::session::{Ended, Key, Order, Used};
+use limits::Enforcement;
 use strays::Strays;
 
 pub use in_process::Task;
@@ -47,6 +53,8 @@ pub struct Work {
 pub struct Handler {
     /// Limit of a run whose order names none.
     pub timeout: Duration,
+    /// What an attempt needs, where its order does not say what is reserved for it.
+    pub needs: Needed,
     /// How it runs.
     pub run: Run,
 }
@@ -79,8 +87,14 @@ pub struct Assignment {
     pub output_limit: usize,
     /// Whether it shall stop.
     pub stop: Stop,
+    /// What is reserved for it.
+    pub reserved: Needed,
+    /// What it has used, once that is known.
+    pub used: Used,
     /// The processes of this and all other attempts.
     pub strays: Arc<Strays>,
+    /// What keeps commands to what is reserved for them.
+    pub enforcement: Arc<Enforcement>,
 }
 
 /// Tells a handler that it shall stop.
@@ -126,6 +140,7 @@ pub struct Executor {
     output_limit: usize,
     running: FxHashMap<Key, Running>,
     strays: Arc<Strays>,
+    enforcement: Arc<Enforcement>,
     watch: AbortHandle,
     ended: mpsc::UnboundedSender<(Key, Ended)>,
 }
@@ -138,10 +153,12 @@ impl Executor {
         handlers: FxHashMap<Kind, Arc<Handler>>,
         output_limit: usize,
         strays: Arc<Strays>,
+        enforcement: Arc<Enforcement>,
     ) -> (Self, mpsc::UnboundedReceiver<(Key, Ended)>) {
         let (ended, receiver) = mpsc::unbounded_channel();
         let watch = tokio::spawn(strays.clone().watch()).abort_handle();
-        (Self { agent, handlers, output_limit, running: FxHashMap::default(), strays, watch, ended }, receiver)
+        let running = FxHashMap::default();
+        (Self { agent, handlers, output_limit, running, strays, enforcement, watch, ended }, receiver)
     }
 
     /// Starts an attempt. One that takes no time has ended when this returns, and its end is the answer.
@@ -159,11 +176,14 @@ impl Executor {
         let mut assignment = Assignment {
             agent: self.agent.clone(),
             timeout: order.timeout.unwrap_or(handler.timeout),
+            reserved: order.reserved.or(&handler.needs),
+            used: Used::default(),
             order,
             work,
             output_limit: self.output_limit,
             stop: Stop(stopped),
             strays: self.strays.clone(),
+            enforcement: self.enforcement.clone(),
         };
         let (handler, ended) = (handler.clone(), self.ended.clone());
         let task = tokio::spawn(async move {
@@ -171,7 +191,8 @@ impl Executor {
             let result = AssertUnwindSafe(handler.run(&mut assignment)).catch_unwind().await;
             let result = result.unwrap_or_else(|panic| Err(Failure::Failed(panic_text(&*panic))));
             // Nobody listens any more only when the agent leaves by force.
-            let _ = ended.send((key, to_ended(result, assignment.output_limit, started.elapsed())));
+            let end = to_ended(result, assignment.output_limit, started.elapsed());
+            let _ = ended.send((key, Ended { used: assignment.used, ..end }));
         });
         self.running.insert(key, Running { stop, abort: task.abort_handle() });
         None
@@ -229,7 +250,10 @@ fn to_ended(result: Result<Bytes, Failure>, output_limit: usize, run: Duration) 
         Ok(output) if output.len() > output_limit => {
             failed(AttemptOutcome::Failed, &too_much_output(output.len(), output_limit))
         }
-        Ok(output) => Ended { outcome: AttemptOutcome::Succeeded, output, error: String::new(), run },
+        Ok(output) => {
+            let (error, used) = (String::new(), Used::default());
+            Ended { outcome: AttemptOutcome::Succeeded, output, error, run, used }
+        }
         Err(Failure::Failed(error)) => failed(AttemptOutcome::Failed, &error),
         Err(Failure::Timeout(error)) => failed(AttemptOutcome::Timeout, &error),
         Err(Failure::Cancelled) => failed(AttemptOutcome::Cancelled, "cancelled"),
@@ -258,8 +282,8 @@ fn passed_through(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::limits::Setting;
     use super::*;
-    use shared::message::Needed;
     use shared::{Epoch, Incarnation};
 
     #[tokio::test]
@@ -330,7 +354,9 @@ pub(crate) mod tests {
         pub(crate) handler: Run,
         pub(crate) work: Work,
         pub(crate) timeout: Duration,
+        pub(crate) reserved: Needed,
         pub(crate) strays: Arc<Strays>,
+        pub(crate) enforcement: Arc<Enforcement>,
     }
 
     /// An attempt that runs.
@@ -345,7 +371,14 @@ pub(crate) mod tests {
     impl Attempt {
         pub(crate) fn of(handler: Run, body: impl Into<Bytes>) -> Self {
             let work = Work { headers: HeaderMap::new(), body: body.into() };
-            Self { handler, work, timeout: Duration::from_secs(20), strays: Strays::of_a_guest() }
+            Self {
+                handler,
+                work,
+                timeout: Duration::from_secs(20),
+                reserved: Needed::default(),
+                strays: Strays::of_a_guest(),
+                enforcement: Enforcement::of_a_guest(Setting::Enforce),
+            }
         }
 
         pub(crate) fn start(self) -> Started {
@@ -357,12 +390,14 @@ pub(crate) mod tests {
                 epoch: Epoch(1),
                 incarnation: Incarnation(1),
                 timeout: Some(self.timeout),
-                reserved: Needed::default(),
+                reserved: self.reserved,
             };
-            let handler = Handler { timeout: Duration::from_secs(20), run: self.handler };
+            let handler = Handler { timeout: Duration::from_secs(20), needs: Needed::default(), run: self.handler };
             let order = Arc::new(order);
             let handlers = [(order.kind.clone(), Arc::new(handler))].into_iter().collect();
-            let (mut executor, ended) = Executor::new("ada".parse().unwrap(), handlers, OUTPUT_LIMIT, self.strays);
+            let (strays, enforcement) = (self.strays, self.enforcement);
+            let (mut executor, ended) =
+                Executor::new("ada".parse().unwrap(), handlers, OUTPUT_LIMIT, strays, enforcement);
             let key = Key::default();
             let at_once = executor.start(key, order.clone(), self.work);
             Started { executor, ended, key, order, at_once }

@@ -24,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
-use super::mark::{Mark, Marked, Owner, children_of_main_thread};
+use super::mark::{Mark, Marked, Owner, children_of, children_of_main_thread};
 
 /// How long an attempt waits for the last of its processes to be gone. The kernel ends nothing that waits for a
 /// disk that does not answer.
@@ -50,6 +50,13 @@ pub struct Strays {
 /// The processes of one attempt. When this is dropped the attempt has ended, and what is left of it is killed.
 #[derive(Debug)]
 pub(crate) struct Kin {
+    strays: Arc<Strays>,
+    mark: Mark,
+}
+
+/// From where the processes of one attempt can be seen.
+#[derive(Clone, Debug)]
+pub(crate) struct Lookout {
     strays: Arc<Strays>,
     mark: Mark,
 }
@@ -186,6 +193,29 @@ impl Strays {
         marked.iter().filter(ended).map(|process| kill_stray(process.pid)).count()
     }
 
+    /// The processes of an attempt that goes on, wherever they have gone.
+    fn processes_of(&self, mark: Mark) -> Vec<Pid> {
+        let leader = self.living().get(&mark).copied().flatten();
+        let mut found: Vec<Pid> = leader.into_iter().chain(self.orphans_of(mark, leader)).collect();
+        let mut looked_at = 0;
+        while let Some(parent) = found.get(looked_at) {
+            found.extend(children_of(*parent));
+            looked_at += 1;
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Those that are not below the process that it began with any more; all, where that takes looking at all.
+    fn orphans_of(&self, mark: Mark, leader: Option<Pid>) -> Vec<Pid> {
+        if !self.is_alone {
+            return self.owner.processes().iter().filter(|found| found.mark == mark).map(|found| found.pid).collect();
+        }
+        let children = children_of_main_thread().unwrap_or_default().into_iter();
+        children.filter(|child| Some(*child) != leader && self.owner.mark_of(*child) == Some(mark)).collect()
+    }
+
     /// The agent leaves: kills whatever its attempts have started and waits until it is gone.
     pub(crate) async fn end_all(&self) {
         if self.has_begun_any() {
@@ -241,6 +271,11 @@ impl Kin {
         self.strays.living().insert(self.mark, leader);
     }
 
+    /// For looking at its processes while it goes on.
+    pub(crate) fn lookout(&self) -> Lookout {
+        Lookout { strays: self.strays.clone(), mark: self.mark }
+    }
+
     /// The process that it began with has ended and is waited for, and its group is killed. Where that can be told
     /// at little cost, this returns when nothing else is left of it either.
     pub(crate) async fn end(&self, group: Option<Pid>) {
@@ -261,6 +296,14 @@ impl Kin {
                 strays.kill_ended_everywhere().await;
             }
         }
+    }
+}
+
+impl Lookout {
+    /// Looks at the processes that there are, which may take a while.
+    pub(crate) async fn look<T: Send + 'static>(&self, look: impl FnOnce(&[Pid]) -> T + Send + 'static) -> Option<T> {
+        let Self { strays, mark } = self.clone();
+        tokio::task::spawn_blocking(move || look(&strays.processes_of(mark))).await.ok()
     }
 }
 

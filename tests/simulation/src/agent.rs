@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use agent_worker::session::{Action, Ended, Event as Told2Session, Intervals, Key, Order, Session, Setup};
+use agent_worker::session::{Action, Ended, Event as Told2Session, Intervals, Key, Order, Session, Setup, Used};
 use bytes::Bytes;
 use scheduler::{Done, Sequence};
 use shared::message::{Beat, Heard, Held, HeldState, Report};
@@ -223,7 +223,8 @@ impl Agent {
         let ended = match running.outcome {
             AttemptOutcome::Succeeded => {
                 let output = Bytes::copy_from_slice(&running.start.to_le_bytes());
-                Ended { outcome: AttemptOutcome::Succeeded, output, error: String::new(), run }
+                let (error, used) = (String::new(), Used::default());
+                Ended { outcome: AttemptOutcome::Succeeded, output, error, run, used }
             }
             outcome => Ended::without_output(outcome, "so it is", run),
         };
