@@ -319,7 +319,7 @@ mod tests {
         };
         let groups = Arc::new(ControlGroups::within(home.0.clone()));
         let group = groups.make(&Limits::default()).unwrap();
-        let script = format!("echo 0 >{}; exec sleep 600", group.directory.join("cgroup.procs").display());
+        let script = format!("echo 0 >{}; exec sleep 60", group.directory.join("cgroup.procs").display());
         let mut sleeper = Command::new("sh").args(["-c", &script]).spawn().unwrap();
         while group.read("cgroup.procs").trim() != sleeper.id().to_string() {
             assert!(sleeper.try_wait().unwrap().is_none(), "it cannot enter");
@@ -329,7 +329,11 @@ mod tests {
         let directory = group.directory.clone();
         drop(group);
 
-        assert!(!sleeper.wait().unwrap().success());
+        let killed = std::iter::repeat_with(|| {
+            std::thread::sleep(Duration::from_millis(10));
+            sleeper.try_wait().unwrap()
+        });
+        assert!(killed.take(500).flatten().next().is_some_and(|status| !status.success()), "it lives on");
         groups.remove_what_is_left();
         assert!(!directory.exists());
     }
