@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::dead::DeadLetters;
 use crate::node::{Command, Handle};
+use crate::settings::{self, Scope};
 use crate::store::{Config, Store};
 
 /// An operation of the service.
@@ -27,8 +28,13 @@ enum Operation {
     AgentGet,
     AgentDrain,
     QueueList,
+    QueueGet,
+    QueueSet,
+    TenantList,
+    TenantSet,
     TaskList,
     TaskGet,
+    TaskWhy,
     TaskCancel,
     DeadList,
     DeadGet,
@@ -37,14 +43,19 @@ enum Operation {
 }
 
 impl Operation {
-    const ALL: [(Operation, &'static str, &'static str); 12] = [
+    const ALL: [(Operation, &'static str, &'static str); 17] = [
         (Operation::MeshStatus, "mesh", "status"),
         (Operation::AgentList, "agent", "list"),
         (Operation::AgentGet, "agent", "get"),
         (Operation::AgentDrain, "agent", "drain"),
         (Operation::QueueList, "queue", "list"),
+        (Operation::QueueGet, "queue", "get"),
+        (Operation::QueueSet, "queue", "set"),
+        (Operation::TenantList, "tenant", "list"),
+        (Operation::TenantSet, "tenant", "set"),
         (Operation::TaskList, "task", "list"),
         (Operation::TaskGet, "task", "get"),
+        (Operation::TaskWhy, "task", "why"),
         (Operation::TaskCancel, "task", "cancel"),
         (Operation::DeadList, "dead", "list"),
         (Operation::DeadGet, "dead", "get"),
@@ -60,6 +71,14 @@ struct TaskFilter {
     kind: Option<Kind>,
     state: Option<TaskState>,
     limit: Option<usize>,
+}
+
+/// What is to be changed of a kind or a tenant.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    id: String,
+    settings: serde_json::Value,
 }
 
 /// Most things that one list holds.
@@ -140,6 +159,16 @@ impl Answering {
                 json(&self.handle.drain(id).await?)
             }
             Operation::QueueList => json(&List { items: self.queues().await? }),
+            Operation::QueueGet => json(&queue(&self.handle, read::<ById>(body)?.id).await?),
+            Operation::QueueSet => {
+                let Change { id, settings } = read(body)?;
+                json(&settings::change(&self.store, Scope::Kind, &id, settings).await?)
+            }
+            Operation::TenantList => json(&List { items: self.handle.look(|s, _| s.tenants()).await? }),
+            Operation::TenantSet => {
+                let Change { id, settings } = read(body)?;
+                json(&settings::change(&self.store, Scope::Tenant, &id, settings).await?)
+            }
             Operation::TaskList => {
                 let filter: TaskFilter = read_or_default(body)?;
                 let limit = filter.limit.unwrap_or(LIST_LIMIT).min(LIST_LIMIT);
@@ -151,6 +180,7 @@ impl Answering {
                 json(&List { items })
             }
             Operation::TaskGet => json(&self.handle.task(&self.store, task_id(body)?).await?),
+            Operation::TaskWhy => json(&self.handle.why(&self.store, task_id(body)?).await?),
             Operation::TaskCancel => json(&self.handle.cancel(&self.store, task_id(body)?).await?),
             Operation::DeadList => json(&self.dead.list(&read_or_default(body)?).await?),
             Operation::DeadGet => json(&self.dead.get(&read(body)?).await?),
@@ -180,6 +210,15 @@ impl Answering {
         }
         Ok(queues.into_values().collect())
     }
+}
+
+/// What waits and runs of a kind, and the settings that hold for it.
+pub(crate) async fn queue(handle: &Handle, kind: String) -> Result<shared::api::QueueSettings, Refusal> {
+    let kind = Kind::new(kind).map_err(|e| Refusal { error: e.to_string(), code: 400 })?;
+    let settings = handle.look(move |scheduler, _| scheduler.queue(&kind)).await?;
+    serde_json::to_value(settings.settings)
+        .map(|shown| shared::api::QueueSettings { queue: settings.queue, settings: shown })
+        .map_err(|e| Refusal { error: e.to_string(), code: 500 })
 }
 
 fn json<T: Serialize>(answer: &T) -> Result<Bytes, Refusal> {

@@ -1,5 +1,6 @@
 //! The coordinator's settings: all components' in one file.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -17,8 +18,14 @@ pub struct Config {
     pub streams: store::Config,
     /// When an agent counts as silent, and as lost.
     pub liveness: scheduler::Liveness,
+    /// How agents are compared, and what may be promised of them.
+    pub placement: scheduler::Placement,
+    /// The most that one task may reserve.
+    pub limits: scheduler::Limits,
     /// Settings by kind; `default` holds for what a kind does not say itself.
-    pub kinds: std::collections::BTreeMap<String, scheduler::KindConfig>,
+    pub kinds: BTreeMap<String, scheduler::KindConfig>,
+    /// Settings by tenant; `default` holds for what a tenant does not say itself.
+    pub tenants: BTreeMap<String, scheduler::TenantConfig>,
 }
 
 /// Where the API listens.
@@ -80,7 +87,14 @@ impl Config {
 
     /// What the scheduler takes of it.
     pub fn scheduler(&self) -> scheduler::Config {
-        scheduler::Config { liveness: self.liveness.clone(), kinds: self.kinds.clone() }
+        scheduler::Config {
+            liveness: self.liveness.clone(),
+            placement: self.placement.clone(),
+            limits: self.limits,
+            kinds: self.kinds.clone(),
+            tenants: self.tenants.clone(),
+            ..scheduler::Config::default()
+        }
     }
 
     fn problems(&self) -> Vec<String> {

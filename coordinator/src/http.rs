@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 
 use crate::dead::DeadLetters;
 use crate::node::Handle;
+use crate::settings::{self, Scope};
 use crate::store::Store;
 
 /// Longest wait for a result in one request.
@@ -45,6 +46,10 @@ impl Server {
             .route("/v1/agents", get(agents))
             .route("/v1/agents/{id}", get(agent))
             .route("/v1/tasks/{kind_or_id}", post(submit).get(task))
+            .route("/v1/tasks/{kind_or_id}/why", get(why))
+            .route("/v1/queues/{kind}", get(queue).patch(set_queue))
+            .route("/v1/tenants", get(tenants))
+            .route("/v1/tenants/{name}", axum::routing::patch(set_tenant))
             .route("/v1/dead", get(dead_letters))
             .route("/v1/dead/{id}", get(dead_letter).delete(discard))
             .route("/v1/dead/{id}/replay", post(replay))
@@ -200,6 +205,50 @@ async fn task(
         return Ok(show_result(result));
     }
     Ok(axum::Json(server.handle.task(&server.store, id).await?).into_response())
+}
+
+async fn why(
+    State(server): State<Server>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<shared::api::Explanation>, Problem> {
+    Ok(axum::Json(server.handle.why(&server.store, TaskId::new(id).map_err(bad_request)?).await?))
+}
+
+async fn queue(
+    State(server): State<Server>,
+    Path(kind): Path<String>,
+) -> Result<axum::Json<shared::api::QueueSettings>, Problem> {
+    Ok(axum::Json(crate::api::queue(&server.handle, kind).await?))
+}
+
+async fn set_queue(
+    State(server): State<Server>,
+    Path(kind): Path<String>,
+    body: Bytes,
+) -> Result<axum::Json<serde_json::Value>, Problem> {
+    change(&server, Scope::Kind, &kind, &body).await
+}
+
+async fn tenants(State(server): State<Server>) -> Result<axum::Json<List<shared::api::Tenant>>, Problem> {
+    Ok(axum::Json(List { items: server.handle.look(|scheduler, _| scheduler.tenants()).await? }))
+}
+
+async fn set_tenant(
+    State(server): State<Server>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Result<axum::Json<serde_json::Value>, Problem> {
+    change(&server, Scope::Tenant, &name, &body).await
+}
+
+async fn change(
+    server: &Server,
+    scope: Scope,
+    name: &str,
+    body: &[u8],
+) -> Result<axum::Json<serde_json::Value>, Problem> {
+    let patch = serde_json::from_slice(body).map_err(|e| bad_request(format!("the body is not JSON: {e}")))?;
+    Ok(axum::Json(settings::change(&server.store, scope, name, patch).await?))
 }
 
 impl Server {

@@ -14,6 +14,7 @@ pub mod http;
 pub mod lease;
 pub mod local;
 pub mod node;
+mod settings;
 pub mod store;
 
 /// An error with its causes in one line, for a log.

@@ -140,6 +140,7 @@ impl Store {
             self.ensure(stream).await?;
         }
         self.lease_bucket().await?;
+        self.settings_bucket().await?;
         Ok(())
     }
 
@@ -239,6 +240,22 @@ impl Store {
             description: "who leads the mesh".to_owned(),
             history: 1,
             limit_markers: Some(Duration::from_secs(1)),
+            num_replicas: self.config.replicas,
+            ..Default::default()
+        };
+        self.jetstream.create_key_value(config).await.map_err(refused(format!("create bucket `{bucket}`")))
+    }
+
+    /// The bucket of what is said of kinds and tenants while the mesh runs.
+    pub async fn settings_bucket(&self) -> Result<kv::Store, StoreError> {
+        let bucket = self.subjects.settings_bucket();
+        if let Ok(store) = self.jetstream.get_key_value(&bucket).await {
+            return Ok(store);
+        }
+        let config = kv::Config {
+            bucket: bucket.clone(),
+            description: "settings of kinds and tenants".to_owned(),
+            history: 1,
             num_replicas: self.config.replicas,
             ..Default::default()
         };

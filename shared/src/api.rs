@@ -175,6 +175,92 @@ pub struct Task {
     pub run_ms: Option<u64>,
 }
 
+/// Why a task is where it is, as `task.why` shows it: worked out by the code that places tasks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// In one sentence.
+    pub summary: String,
+    /// Agents that can do its kind, gone ones included.
+    pub agents: u32,
+    /// What kept it from them, in the order in which it is asked; who is kept by nothing is not counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<FilterStep>,
+    /// The agent that comes nearest to being able to take it, and what it lacks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<NearMiss>,
+    /// A limit of its kind or tenant that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+    /// What goes before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<Ahead>,
+    /// Milliseconds until it may start, as far as can be told from what goes before it and how long that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_in_ms: Option<u64>,
+    /// Why its agent was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Chosen>,
+}
+
+/// A filter, and the agents that it kept a task from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FilterStep {
+    /// Which one: `state`, `labels`, `size`, `pressure`, `busy`, `ejected`, `kept`, `empty`, `slots`, `generalist`,
+    /// `share` or `reserved`.
+    pub filter: String,
+    /// How many agents it removed that had passed those before it.
+    pub removed: u32,
+    /// What they lack, in words.
+    pub detail: String,
+}
+
+/// An agent that nearly could take a task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NearMiss {
+    /// Which one.
+    pub agent: AgentId,
+    /// The filter that removed it.
+    pub filter: String,
+    /// What it lacks, in words.
+    pub detail: String,
+}
+
+/// What goes before a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ahead {
+    /// Tasks that ask for the same, and came before it or are more urgent.
+    pub in_line: u64,
+    /// Tasks of its kind that ask for something else, or are for others, and are tried before it.
+    pub in_other_lines: u64,
+}
+
+/// Why an agent got a task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Chosen {
+    /// The agent.
+    pub agent: String,
+    /// What it was chosen by: a strategy.
+    pub strategy: String,
+    /// What that made of it.
+    pub score: f64,
+    /// What the score means.
+    pub score_means: String,
+    /// The next best agent, if another could have had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner_up: Option<RunnerUp>,
+    /// Whether it had a free slot, and not only room in its queue.
+    pub had_free_slot: bool,
+}
+
+/// The agent that would have got a task otherwise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunnerUp {
+    /// The agent.
+    pub agent: String,
+    /// What the strategy made of it.
+    pub score: f64,
+}
+
 /// What waits and runs of one kind, as `queue.list` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Queue {
@@ -190,6 +276,33 @@ pub struct Queue {
     pub agents: u32,
     /// How its tasks are placed.
     pub strategy: String,
+}
+
+/// What waits and runs of one kind, and the settings that hold for it, as `queue.get` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QueueSettings {
+    /// What waits and runs of it; `stored` is not looked up.
+    #[serde(flatten)]
+    pub queue: Queue,
+    /// The settings, under the names of the coordinator's configuration.
+    pub settings: serde_json::Value,
+}
+
+/// Somebody whom work is for, as `tenant.list` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tenant {
+    /// Its name; empty for tasks that name none.
+    pub name: String,
+    /// What it gets of a kind compared with others.
+    pub weight: f64,
+    /// Its attempts that run.
+    pub running: u64,
+    /// How many of them may at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_running: Option<u64>,
+    /// How many of its tasks may start in a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<String>,
 }
 
 /// The mesh at a glance, as `mesh.status` shows it.

@@ -13,7 +13,7 @@ use crate::needs::Labels;
 use crate::quantity::{Countables, Resources};
 
 /// An agent registers. It says so when it starts, when it has reconnected, and when it is asked to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
     /// The process.
     pub incarnation: Incarnation,

@@ -267,6 +267,26 @@ pub fn parse_bandwidth(text: &str) -> Result<u64, BadQuantity> {
     scaled(digits, factor).ok_or_else(bad)
 }
 
+/// An amount as one would write it: `2 cores`, `500m cores`, `1.5 GiB`, `10 Mbps`. `resource` is one of
+/// [`Resources::NAMES`].
+pub fn show(resource: &str, amount: u64) -> String {
+    let scale = |amount: f64, step: f64, units: &[&str]| {
+        let (mut amount, mut unit) = (amount, 0);
+        while amount >= step && unit + 1 < units.len() {
+            (amount, unit) = (amount / step, unit + 1);
+        }
+        let digits = format!("{amount:.1}");
+        format!("{} {}", digits.strip_suffix(".0").unwrap_or(&digits), units[unit])
+    };
+    match resource {
+        "cpu" if !amount.is_multiple_of(1000) => format!("{amount}m cores"),
+        "cpu" if amount == 1000 => "1 core".to_owned(),
+        "cpu" => format!("{} cores", amount / 1000),
+        "network" => scale(amount as f64, 1000.0, &["bps", "kbps", "Mbps", "Gbps"]),
+        _ => scale(amount as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"]),
+    }
+}
+
 fn split_unit(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     (text[..end].trim_end(), &text[end..])
@@ -340,6 +360,15 @@ mod tests {
         assert_eq!(parse_bytes("2k"), Ok(2000));
         assert_eq!(parse_bytes("77"), Ok(77));
         assert_eq!(parse_bandwidth("10Mbps"), Ok(10_000_000));
+    }
+
+    #[test]
+    fn amounts_are_shown_as_one_would_write_them() {
+        assert_eq!(show("cpu", 1500), "1500m cores");
+        assert_eq!(show("cpu", 8000), "8 cores");
+        assert_eq!(show("memory", 512 << 20), "512 MiB");
+        assert_eq!(show("disk", 1536 << 20), "1.5 GiB");
+        assert_eq!(show("network", 10_000_000), "10 Mbps");
     }
 
     #[test]

@@ -213,6 +213,11 @@ impl Subjects {
         self.stream("LEASE")
     }
 
+    /// The key-value bucket of what is said of kinds and tenants while the mesh runs.
+    pub fn settings_bucket(&self) -> String {
+        self.stream("SETTINGS")
+    }
+
     fn stream(&self, what: &str) -> String {
         format!("{}_{what}", self.mesh.as_str().to_ascii_uppercase())
     }

@@ -169,7 +169,7 @@ fn in_words(answer: &Answer) -> String {
             format!("lanes {names:?}")
         }
         Answer::Ok => "ok".to_owned(),
-        Answer::Results(ids) => {
+        Answer::Results(ids, _) => {
             let mut ids: Vec<&str> = ids.iter().map(TaskId::as_str).collect();
             ids.sort_unstable();
             format!("results {ids:?}")

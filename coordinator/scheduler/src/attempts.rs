@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use compact_str::{CompactString, ToCompactString as _};
 use shared::message::{AttemptRef, Held};
-use shared::needs::Needs;
 use shared::task::{AttemptOutcome, Backoff};
 use shared::{AgentId, Outcome, Priority, TaskId};
 
 use crate::event::{Action, Actions, Delivery, Done, Notice, Sequence, Settlement, Unreadable};
 use crate::history::History;
+use crate::kinds::{Demand, KindKey};
 use crate::liveness::{Loss, is};
 use crate::performance::{BLACK_HOLE, Performance};
-use crate::queue::{Demand, KindKey};
 use crate::registry::AgentKey;
 use crate::scheduler::{HOPELESS_KEPT, Timer};
 use crate::tasks::{Attempt, State, Task};
@@ -48,12 +47,13 @@ impl Task {
         Self {
             id: held.task.clone(),
             priority: Priority::Normal,
-            demand: Demand { kind, needs: Needs::default(), resources: [0; 4], alone: false },
+            demand: Demand::plain(kind),
             accepted: Timestamp::default(),
             deadline: None,
             timeout: None,
             max_attempts: 1,
             backoff: Backoff::default(),
+            affinity: None,
             attempts: held.attempt,
             last_ended: None,
             history: History::default(),
@@ -100,6 +100,10 @@ impl Scheduler {
         if expired {
             return self.settle_unrun(sequence, Outcome::Expired, None, actions);
         }
+        let reserved = self.tasks.get(sequence).expect("it was inserted above").demand.resources();
+        if let Some(problem) = self.config.limits.exceeded(&reserved) {
+            return self.settle_unrun(sequence, Outcome::Dead, Some(problem.into()), actions);
+        }
         self.wait(sequence, false);
     }
 
@@ -113,17 +117,20 @@ impl Scheduler {
     fn new_task(&mut self, delivery: Delivery) -> Task {
         let Delivery { id, kind, priority, accepted, deadline, options, .. } = delivery;
         let kind = self.kind_key(&kind);
-        let settings = self.kinds.get(kind).settings;
+        let tenant = options.tenant.as_ref().map(CompactString::as_str).unwrap_or_default();
+        let tenant = self.tenants.find_or_add(tenant, &self.config);
+        let settings = &self.kinds.get(kind).settings;
         let resources = settings.resources_of(&options).dimensions();
         Task {
             id,
             priority,
-            demand: Demand { kind, needs: options.needs, resources, alone: false },
+            demand: Demand { tenant, kind, needs: options.needs, resources, alone: false },
             accepted,
             deadline,
             timeout: options.timeout.or(settings.timeout),
             max_attempts: options.max_attempts.unwrap_or(settings.max_attempts),
             backoff: options.backoff.unwrap_or(settings.backoff),
+            affinity: options.affinity,
             attempts: 0,
             last_ended: None,
             history: History::default(),
@@ -192,7 +199,7 @@ impl Scheduler {
             return;
         }
         let kind = self.kind_key(&kind);
-        let demand = Demand { kind, needs: Needs::default(), resources: [0; 4], alone: false };
+        let demand = Demand::plain(kind);
         let held = Held {
             task: id,
             sequence: sequence.0,
@@ -447,13 +454,14 @@ impl Scheduler {
         let Some(task) = self.tasks.get_mut(sequence) else { return };
         task.state = State::Waiting;
         self.kinds.get_mut(task.demand.kind).waiting[task.priority as usize] += 1;
-        self.queues.push(&task.demand, task.priority, sequence, front);
+        self.lines.push(&task.demand, task.priority, sequence, front);
         // More of what nobody could ever run is sent back.
-        if let Some(queue) = self.queues.blocked(&task.demand)
-            && self.queues.len(queue) > HOPELESS_KEPT
-            && !placement::anybody_able(&task.demand, self.kinds.get(task.demand.kind), &self.registry)
+        self.registry.settle(&self.kinds);
+        if let Some(line) = self.lines.blocked(&task.demand)
+            && self.lines.len(line) > HOPELESS_KEPT
+            && !placement::anybody_able(&task.demand, self.kinds.get_mut(task.demand.kind), &self.registry)
         {
-            self.queues.unblock(queue);
+            self.lines.unblock(line);
         }
     }
 
@@ -543,6 +551,9 @@ impl Scheduler {
         actions: &mut Actions,
     ) {
         let by = Some((id.clone(), done.attempt));
+        if let Some((why, task)) = attempt.why.zip(self.tasks.get(done.sequence)) {
+            self.recent.add(task.id.clone(), id.clone(), why);
+        }
         let task = self.tasks.get_mut(done.sequence).expect("a task that an attempt ends is there");
         task.last_agent = Some(id.clone());
         task.state = State::Settling { by: by.clone() };

@@ -5,9 +5,10 @@ use std::time::Duration;
 use compact_str::CompactString;
 use shared::message::{AttemptRef, Beat, Bye, Hello, Report};
 use shared::task::AttemptOutcome;
-use shared::{AgentId, Epoch, Incarnation, Kind, Outcome, Priority, TaskId, TaskOptions};
+use shared::{AgentId, Epoch, Incarnation, Kind, Outcome, Priority, Resources, TaskId, TaskOptions};
 
 use crate::Timestamp;
+use crate::config::{KindConfig, TenantConfig};
 use crate::history::{End, History};
 
 /// A task's sequence in the task stream: what identifies a delivered message.
@@ -53,6 +54,11 @@ pub enum Event {
     TaskUnreadable(Unreadable),
     /// Somebody wants a task to end.
     TaskCancelled(Sequence),
+    /// Somebody has changed settings of a kind, or of `default`: what is said goes before what the configuration says, and
+    /// takes the place of what was said before.
+    KindConfigured(String, KindConfig),
+    /// Somebody has changed settings of a tenant, or of `default`, likewise.
+    TenantConfigured(String, TenantConfig),
     /// An attempt ended.
     AttemptDone(AgentId, Done),
     /// The outcome of a task is recorded, or was before; its message need not be kept.
@@ -206,6 +212,8 @@ pub struct Dispatch {
     pub attempt: AttemptRef,
     /// Limit of its run, where the task or its kind names one.
     pub timeout: Option<Duration>,
+    /// What is reserved for it.
+    pub reserved: Resources,
 }
 
 /// How a task ended.

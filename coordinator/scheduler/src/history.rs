@@ -135,8 +135,7 @@ mod tests {
     use crate::registry::AgentKey;
 
     fn attempt(number: u32) -> Attempt {
-        let agent = AgentKey::default();
-        Attempt { agent, number, epoch: Epoch(3), started: Timestamp::default(), running_since: None, repeats: 0 }
+        Attempt::new(AgentKey::default(), number, Epoch(3), Timestamp::default())
     }
 
     #[test]

@@ -10,20 +10,31 @@ mod brake;
 mod config;
 mod event;
 mod history;
+mod kinds;
+mod lines;
 mod liveness;
+mod pace;
 mod performance;
-mod queue;
 mod registry;
 mod retries;
 mod scheduler;
+mod shares;
 mod tasks;
+mod tenants;
 mod time;
 mod view;
+mod why;
 
+#[doc(hidden)]
+pub mod measure;
 pub mod placement;
 
-pub use config::{Config, KindConfig, KindSettings, Liveness};
+pub use config::{
+    Config, KindConfig, KindSettings, Limits, Liveness, Overcommit, Placement, ResourceWeights, Said, TenantConfig,
+};
 pub use event::{Action, Actions, Delivery, Dispatch, Done, Event, Notice, Sequence, Settlement, Unreadable};
 pub use history::{End, History, HowEnded};
+pub use pace::Rate;
 pub use scheduler::Scheduler;
 pub use time::Timestamp;
+pub use view::QueueView;

@@ -9,7 +9,7 @@ use shared::{AgentId, Epoch};
 
 use crate::brake::{RETURN, Verdicts};
 use crate::event::{Action, Actions, Dispatch, Notice, Sequence};
-use crate::queue::KindKey;
+use crate::kinds::KindKey;
 use crate::registry::{Agent, AgentKey};
 use crate::tasks::{Attempt, State, Task};
 use crate::{Scheduler, Timestamp};
@@ -98,12 +98,17 @@ impl Scheduler {
         let agent = self.registry.get_mut(key);
         agent.at_most_once = at_most_once;
         for gone in agent.kinds.difference(&kinds) {
-            self.kinds.get_mut(*gone).agents.retain(|other| *other != key);
+            let kind = self.kinds.get_mut(*gone);
+            kind.agents.retain(|other| *other != key);
+            kind.strategy.forget(key);
         }
         for new in kinds.difference(&agent.kinds) {
-            self.kinds.get_mut(*new).agents.push(key);
+            let kind = self.kinds.get_mut(*new);
+            kind.agents.push(key);
+            kind.strategy.joined(key, agent);
         }
-        agent.describe(hello, kinds);
+        let capacity = self.config.placement.overcommit.of(hello.capacity);
+        agent.describe(hello, kinds, capacity);
         self.served_version += 1;
     }
 
@@ -202,8 +207,7 @@ impl Scheduler {
         let Some(key) = self.registry.find(id) else { return };
         let agent = self.registry.get_mut(key);
         if agent.incarnation == report.incarnation {
-            agent.report = Some(report);
-            agent.in_flight_at_report = agent.in_flight.len();
+            agent.report(report);
             self.shares_changed(key);
         }
     }
@@ -351,9 +355,10 @@ impl Scheduler {
 
     fn forget_agents(&mut self, now: Timestamp) {
         let forgotten = self.registry.forget(self.config.liveness.forget_after, now);
-        for key in forgotten {
+        for (key, kinds) in forgotten {
             self.with_room.remove(&key);
-            for entry in self.kinds.iter_mut() {
+            for kind in kinds.iter().copied() {
+                let entry = self.kinds.get_mut(kind);
                 entry.agents.retain(|other| *other != key);
                 entry.strategy.forget(key);
             }
@@ -584,9 +589,8 @@ impl Scheduler {
         let agent = self.registry.get_mut(attempt.agent);
         agent.missing.remove(&sequence);
         let (agent, incarnation) = (agent.id.clone(), agent.incarnation);
-        let dispatch =
-            Dispatch { sequence, agent, incarnation, attempt: task.attempt_ref(&attempt), timeout: task.timeout };
-        actions.push(Action::Repeat(dispatch));
+        let (attempt, timeout, reserved) = (task.attempt_ref(&attempt), task.timeout, task.demand.resources());
+        actions.push(Action::Repeat(Dispatch { sequence, agent, incarnation, attempt, timeout, reserved }));
     }
 
     pub(crate) fn tell(&self, notice: Notice, actions: &mut Actions) {

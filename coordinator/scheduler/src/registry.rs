@@ -1,6 +1,7 @@
 //! The agents: who they are, how they are doing, what they carry.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexSet;
@@ -12,12 +13,19 @@ use shared::{AgentId, Epoch, Incarnation, Resources};
 
 use crate::Timestamp;
 use crate::event::Sequence;
+use crate::kinds::{KindEntry, KindKey, Kinds};
 use crate::performance::Performance;
-use crate::queue::{KindEntry, KindKey};
+use crate::placement::{self, Fleet, Search, Sort};
 
 /// Short name of an agent within the scheduler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct AgentKey(u32);
+
+impl AgentKey {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// An agent as the scheduler knows it.
 #[derive(Debug)]
@@ -28,7 +36,7 @@ pub(crate) struct Agent {
     pub(crate) slots: u32,
     /// How many attempts it takes beyond its slots, so that these never wait for the network.
     pub(crate) queue: u32,
-    pub(crate) kinds: FxHashSet<KindKey>,
+    pub(crate) kinds: Arc<FxHashSet<KindKey>>,
     /// Those of which no attempt may run while another does.
     pub(crate) at_most_once: FxHashSet<KindKey>,
     pub(crate) labels: Labels,
@@ -65,7 +73,19 @@ pub(crate) struct Agent {
     /// Attempts that it let run on beyond their limit. They were given up, and take up a slot until it says that they
     /// have ended.
     pub(crate) overrun: FxHashSet<(Sequence, u32, Epoch)>,
+    /// Changes whenever a hello says something.
+    pub(crate) description: u64,
+    /// Whether its host has too little memory or disk left, and whether its CPU is busy.
+    pressured: bool,
+    busy: bool,
+    /// Whether it is among those whose changes are yet to be taken over.
+    is_dirty: bool,
 }
+
+/// Share of a resource in use from which a host counts as being under pressure, and down to which it has eased. The
+/// former is the original framework's.
+const PRESSURE: f64 = 0.9;
+const EASED: f64 = 0.85;
 
 impl Agent {
     fn new(id: AgentId, now: Timestamp) -> Self {
@@ -75,7 +95,7 @@ impl Agent {
             state: AgentState::Starting,
             slots: 0,
             queue: 0,
-            kinds: FxHashSet::default(),
+            kinds: Arc::default(),
             at_most_once: FxHashSet::default(),
             labels: Labels::new(),
             host: String::new(),
@@ -100,19 +120,48 @@ impl Agent {
             failed: 0,
             missing: FxHashSet::default(),
             overrun: FxHashSet::default(),
+            description: 0,
+            pressured: false,
+            busy: false,
+            is_dirty: false,
         }
     }
 
     /// Takes over what a hello says about the agent.
-    pub(crate) fn describe(&mut self, hello: &Hello, kinds: FxHashSet<KindKey>) {
+    pub(crate) fn describe(&mut self, hello: &Hello, kinds: FxHashSet<KindKey>, capacity: Resources) {
         self.incarnation = hello.incarnation;
         self.slots = hello.slots;
         self.queue = hello.queue;
-        self.kinds = kinds;
+        self.kinds = Arc::new(kinds);
         self.labels.clone_from(&hello.labels);
         self.host.clone_from(&hello.host);
         self.version.clone_from(&hello.version);
-        self.capacity = hello.capacity;
+        self.capacity = capacity;
+        self.description += 1;
+    }
+
+    /// Takes over how busy its host is.
+    pub(crate) fn report(&mut self, report: Report) {
+        let bar = |was: bool| if was { EASED } else { PRESSURE };
+        self.pressured = report.memory.max(report.disk) > bar(self.pressured);
+        self.busy = report.cpu > bar(self.busy);
+        self.report = Some(report);
+        self.in_flight_at_report = self.in_flight.len();
+    }
+
+    /// Whether its host has too little memory or disk left.
+    pub(crate) fn is_under_pressure(&self) -> bool {
+        self.pressured
+    }
+
+    /// Whether its host's CPU is busy.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// What it would carry with one more attempt, in proportion to its slots.
+    pub(crate) fn room(&self) -> f32 {
+        if self.slots == 0 { f32::INFINITY } else { (self.taken() + 1) as f32 / self.slots as f32 }
     }
 
     /// Whether it may get new work, if it has room for it.
@@ -153,20 +202,15 @@ impl Agent {
         Resources::from_dimensions(left)
     }
 
-    /// Whether all that it has is enough for this.
-    pub(crate) fn is_large_enough_for(&self, resources: &Resources) -> bool {
-        let needed_and_had = resources.dimensions().into_iter().zip(self.capacity.dimensions());
-        needed_and_had.into_iter().all(|(need, capacity)| capacity == 0 || need <= capacity)
-    }
-
     /// Running plus queued per slot.
     pub(crate) fn load(&self) -> f64 {
         self.taken() as f64 / f64::from(self.slots.max(1))
     }
 
-    /// How well it does the kind, compared with the others; 1.0 before anything is known.
+    /// How much of the kind it gets done, compared with the others: as many as it has slots before anything is known.
     pub(crate) fn weight_for(&self, kind: &KindEntry) -> f64 {
-        self.performance.get(&kind.key).map_or(1.0, |performance| performance.weight(&kind.run_time))
+        let slots = f64::from(self.slots.max(1));
+        slots * self.performance.get(&kind.key).map_or(1.0, |performance| performance.weight(&kind.run_time))
     }
 
     /// How often it succeeds with the kind, 0.05 to 1.0; 1.0 before anything is known.
@@ -203,9 +247,19 @@ pub(crate) struct Registry {
     agents: Vec<Option<Agent>>,
     by_id: FxHashMap<AgentId, AgentKey>,
     free: Vec<AgentKey>,
+    fleet: Fleet,
+    /// Agents that the fleet knows out of date.
+    dirty: Vec<AgentKey>,
+    /// What CPU, memory, disk and network weigh.
+    weights: [f64; 4],
 }
 
 impl Registry {
+    /// Nobody yet. CPU, memory, disk and network weigh so much where they are compared.
+    pub(crate) fn new(weights: [f64; 4]) -> Self {
+        Self { weights, ..Self::default() }
+    }
+
     pub(crate) fn find(&self, id: &AgentId) -> Option<AgentKey> {
         self.by_id.get(id).copied()
     }
@@ -220,17 +274,27 @@ impl Registry {
             self.agents.push(None);
             AgentKey(u32::try_from(self.agents.len() - 1).expect("fewer than four billion agents"))
         });
-        self.agents[key.0 as usize] = Some(agent);
+        self.agents[key.index()] = Some(agent);
         self.by_id.insert(id.clone(), key);
         key
     }
 
     pub(crate) fn get(&self, key: AgentKey) -> &Agent {
-        self.agents[key.0 as usize].as_ref().expect("keys of forgotten agents are not kept")
+        self.agents[key.index()].as_ref().expect("keys of forgotten agents are not kept")
     }
 
+    /// The agent, if it is not forgotten.
+    pub(crate) fn try_get(&self, key: AgentKey) -> Option<&Agent> {
+        self.agents.get(key.index())?.as_ref()
+    }
+
+    /// The agent, to be changed: the fleet is told of it before anything is placed.
     pub(crate) fn get_mut(&mut self, key: AgentKey) -> &mut Agent {
-        self.agents[key.0 as usize].as_mut().expect("keys of forgotten agents are not kept")
+        let agent = self.agents[key.index()].as_mut().expect("keys of forgotten agents are not kept");
+        if !std::mem::replace(&mut agent.is_dirty, true) {
+            self.dirty.push(key);
+        }
+        agent
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (AgentKey, &Agent)> {
@@ -239,25 +303,79 @@ impl Registry {
 
     /// The agent, if it is not forgotten.
     pub(crate) fn try_get_mut(&mut self, key: AgentKey) -> Option<&mut Agent> {
-        self.agents.get_mut(key.0 as usize)?.as_mut()
+        self.agents.get(key.index())?.as_ref()?;
+        Some(self.get_mut(key))
     }
 
     pub(crate) fn keys(&self) -> Vec<AgentKey> {
         self.iter().map(|(key, _)| key).collect()
     }
 
-    /// Drops agents that have been gone for longer than `after`, and names them.
-    pub(crate) fn forget(&mut self, after: Duration, now: Timestamp) -> Vec<AgentKey> {
+    /// Drops agents that have been gone for longer than `after`, and tells which, with what they could do.
+    pub(crate) fn forget(&mut self, after: Duration, now: Timestamp) -> Vec<(AgentKey, Arc<FxHashSet<KindKey>>)> {
         let gone = |agent: &Agent| {
             agent.state == AgentState::Offline && agent.in_flight.is_empty() && now.since(agent.last_heard) > after
         };
-        let forgotten: Vec<AgentKey> = self.iter().filter(|(_, agent)| gone(agent)).map(|(key, _)| key).collect();
-        for key in &forgotten {
-            if let Some(agent) = self.agents[key.0 as usize].take() {
-                self.by_id.remove(&agent.id);
-                self.free.push(*key);
+        let gone: Vec<AgentKey> = self.iter().filter(|(_, agent)| gone(agent)).map(|(key, _)| key).collect();
+        gone.into_iter().filter_map(|key| Some((key, self.drop_agent(key)?.kinds))).collect()
+    }
+
+    fn drop_agent(&mut self, key: AgentKey) -> Option<Agent> {
+        let agent = self.agents[key.index()].take()?;
+        self.by_id.remove(&agent.id);
+        self.dirty.retain(|dirty| *dirty != key);
+        self.fleet.remove(key);
+        self.free.push(key);
+        Some(agent)
+    }
+
+    /// Takes over into the fleet what has changed about agents.
+    pub(crate) fn settle(&mut self, kinds: &Kinds) {
+        let Self { agents, fleet, dirty, weights, .. } = self;
+        for key in dirty.drain(..) {
+            let Some(agent) = agents[key.index()].as_mut() else { continue };
+            agent.is_dirty = false;
+            fleet.refresh(key, agent, |sort, agent| rank(sort, agent, kinds, *weights));
+        }
+    }
+
+    pub(crate) fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Makes sure that the kind's agents can be sought so.
+    pub(crate) fn prepare(&mut self, kind: &KindEntry, search: &Search<'_>) {
+        let Self { agents, fleet, weights, .. } = self;
+        let agent = |key: AgentKey| agents[key.index()].as_ref().expect("keys of forgotten agents are not kept");
+        let rank = |sort: Sort, agent: &Agent| placement::rank(sort, agent, &kind.settings.prefer, *weights);
+        fleet.prepare(kind.key, search, agent, rank);
+    }
+
+    /// Moves an agent within an order that is kept.
+    pub(crate) fn reorder(&mut self, key: AgentKey, sort: Sort, to: u64) {
+        if let Some(place) = self.fleet.place_of(key) {
+            self.fleet.reorder(place, sort, to);
+        }
+    }
+
+    /// Tasks are spread over these labels from now on.
+    pub(crate) fn spread_over(&mut self, labels: Vec<String>) {
+        if self.fleet.spread_over(labels) {
+            for key in self.keys() {
+                self.get_mut(key).description += 1;
             }
         }
-        forgotten
+    }
+
+    /// An order is not to be gone by any more: what it is made of has changed.
+    pub(crate) fn drop_order(&mut self, sort: Sort) {
+        self.fleet.drop_order(sort);
+    }
+}
+
+fn rank(sort: Sort, agent: &Agent, kinds: &Kinds, weights: [f64; 4]) -> u64 {
+    match sort {
+        Sort::Quality(kind) => placement::rank(sort, agent, &kinds.get(kind).settings.prefer, weights),
+        _ => placement::rank(sort, agent, &std::collections::BTreeMap::new(), weights),
     }
 }

@@ -4,23 +4,29 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
+use std::sync::Arc;
 use std::time::Duration;
 
+use compact_str::CompactString;
 use rustc_hash::{FxHashMap, FxHashSet};
 use shared::message::AttemptRef;
 use shared::{Epoch, Kind};
 
 use crate::Timestamp;
 use crate::brake::Brake;
-use crate::config::Config;
+use crate::config::{Config, KindConfig, TenantConfig, TenantSettings};
 use crate::event::{Action, Actions, Dispatch, Event, Sequence};
 use crate::history::History;
+use crate::kinds::{Demand, KindKey, Kinds};
+use crate::lines::{LineKey, Lines, Trial};
 use crate::performance::Performance;
-use crate::placement::{self, Candidates};
-use crate::queue::{Demand, KindKey, Kinds, QueueKey, Queues};
+use crate::placement::{self, Choice, Strategy};
 use crate::registry::{Agent, AgentKey, Registry};
 use crate::retries::Retries;
+use crate::shares::Charge;
 use crate::tasks::{Attempt, State, Tasks};
+use crate::tenants::{TenantKey, Tenants};
+use crate::why::Recent;
 
 /// How often agents are looked at for silence.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
@@ -43,7 +49,8 @@ pub struct Scheduler {
     pub(crate) config: Config,
     pub(crate) registry: Registry,
     pub(crate) kinds: Kinds,
-    pub(crate) queues: Queues,
+    pub(crate) lines: Lines,
+    pub(crate) tenants: Tenants,
     pub(crate) tasks: Tasks,
     pub(crate) random: fastrand::Rng,
     /// The epoch it leads in, if it leads.
@@ -70,8 +77,11 @@ pub struct Scheduler {
     pub(crate) cancelled: FxHashSet<Sequence>,
     /// What leaders before have kept of tasks that have not come yet.
     pub(crate) histories: FxHashMap<Sequence, History>,
+    /// What spoke for the agents of tasks that were settled of late.
+    pub(crate) recent: Recent,
     turns: u64,
-    candidates: Candidates,
+    /// The time of the event that is being handled.
+    now: Timestamp,
 }
 
 /// A new leader finds out what runs before it starts anything.
@@ -109,6 +119,34 @@ pub(crate) enum Timer {
     Deadline(Sequence),
     /// The agent gets work of the kind again.
     Readmission(AgentKey, KindKey),
+    /// The next task of the kind may start.
+    KindPace(KindKey),
+    /// The next task of the tenant may.
+    TenantPace(TenantKey),
+}
+
+/// What keeps a task from being started although an agent may have room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// So many of the kind run as may.
+    KindRunning(KindKey, usize),
+    /// So many of the tenant run as may.
+    TenantRunning(TenantKey, usize),
+    /// The next one of the kind may start at this moment.
+    KindRate(KindKey, Timestamp),
+    /// The next one of the tenant may.
+    TenantRate(TenantKey, Timestamp),
+}
+
+impl Limit {
+    /// When it lifts by itself, if it does.
+    fn lifts(self) -> Option<(Timestamp, Timer)> {
+        match self {
+            Limit::KindRunning(..) | Limit::TenantRunning(..) => None,
+            Limit::KindRate(kind, until) => Some((until, Timer::KindPace(kind))),
+            Limit::TenantRate(tenant, until) => Some((until, Timer::TenantPace(tenant))),
+        }
+    }
 }
 
 /// What has been counted since this coordinator leads.
@@ -121,11 +159,15 @@ pub(crate) struct Counters {
 impl Scheduler {
     /// A scheduler that knows nothing yet. The seed decides what it decides by chance: the jitter of backoffs.
     pub fn new(config: Config, seed: u64) -> Self {
+        let tenants = Tenants::new(&config);
+        let weights = config.placement.resource_weights.as_array();
         Self {
             config,
-            registry: Registry::default(),
+            registry: Registry::new(weights),
             kinds: Kinds::default(),
-            queues: Queues::default(),
+            lines: Lines::default(),
+            tenants,
+            now: Timestamp::default(),
             tasks: Tasks::default(),
             random: fastrand::Rng::with_seed(seed),
             epoch: None,
@@ -142,8 +184,8 @@ impl Scheduler {
             hopeless: FxHashMap::default(),
             cancelled: FxHashSet::default(),
             histories: FxHashMap::default(),
+            recent: Recent::default(),
             turns: 0,
-            candidates: Candidates::default(),
         }
     }
 
@@ -151,6 +193,7 @@ impl Scheduler {
     ///
     /// A coordinator that does not lead keeps its picture of the agents, and orders nothing.
     pub fn handle(&mut self, event: Event, now: Timestamp, actions: &mut Actions) {
+        self.now = now;
         self.listening_since.get_or_insert(now);
         match event {
             Event::LeadershipTaken(epoch) => self.take_leadership(epoch, now, actions),
@@ -168,6 +211,8 @@ impl Scheduler {
             Event::TaskDelivered(delivery) => self.task_delivered(delivery, now, actions),
             Event::TaskUnreadable(unreadable) => self.task_unreadable(unreadable, actions),
             Event::TaskCancelled(sequence) => self.task_cancelled(sequence, actions),
+            Event::KindConfigured(name, config) => self.kind_configured(name, config),
+            Event::TenantConfigured(name, config) => self.tenant_configured(name, config),
             Event::AttemptDone(agent, done) => self.attempt_done(&agent, done, now, actions),
             Event::TaskRecorded(sequence) => self.task_recorded(sequence, actions),
             Event::TaskRemoved(sequence) => self.task_removed(sequence, actions),
@@ -231,14 +276,17 @@ impl Scheduler {
                 Timer::Retry(sequence) => self.retry(sequence, now, actions),
                 Timer::Deadline(sequence) => self.expire(sequence, now, actions),
                 Timer::Readmission(agent, kind) => self.readmit(agent, kind),
+                Timer::KindPace(kind) => self.lines.release_kind(kind),
+                Timer::TenantPace(tenant) => self.lines.release_tenant(tenant),
             }
         }
         // The agent that is emptied for a task may not be the right one any more.
-        self.queues.unblock_all(|demand| demand.alone);
+        self.lines.unblock_alone();
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.check_agents(now, actions);
             self.let_retries_go(now, actions);
+            self.look_at_waits(now);
         }
     }
 
@@ -269,7 +317,7 @@ impl Scheduler {
         self.epoch = None;
         self.adoption = None;
         self.tasks.clear();
-        self.queues.clear();
+        self.lines.clear();
         self.timers.clear();
         self.with_room.clear();
         self.hopeless.clear();
@@ -279,6 +327,7 @@ impl Scheduler {
             entry.waiting = [0; 4];
             entry.running = 0;
             entry.retries = Retries::default();
+            entry.strategy.spread.clear();
         }
         for key in self.registry.keys() {
             let agent = self.registry.get_mut(key);
@@ -289,6 +338,9 @@ impl Scheduler {
             // The timers that would have let it in again are gone.
             agent.performance.values_mut().filter(|performance| performance.ejected).for_each(Performance::readmit);
             agent.reserved = shared::Resources::ZERO;
+        }
+        for tenant in self.tenants.keys() {
+            self.tenants.get_mut(tenant).running = 0;
         }
     }
 
@@ -304,68 +356,103 @@ impl Scheduler {
         if !self.may_place(now) {
             return;
         }
-        self.wake_queues();
-        while let Some(queue) = self.queues.next_ready() {
-            self.place_head(queue, now, actions);
-            self.wake_queues();
+        self.wake_lines(now);
+        while let Some(line) = self.lines.next_ready() {
+            self.place_head(line, now, actions);
+            self.wake_lines(now);
         }
     }
 
-    /// Lets one more queue be tried again for each agent that still has room.
-    fn wake_queues(&mut self) {
-        let Self { with_room, queues, kinds, registry, .. } = self;
+    /// Lets one more line be tried again for each agent that still has room.
+    fn wake_lines(&mut self, now: Timestamp) {
+        let Self { with_room, lines, kinds, registry, .. } = self;
         with_room.retain(|key| {
             let agent = registry.get(*key);
+            let can_do = Arc::clone(&agent.kinds);
             agent.has_place()
-                && queues.unblock_first(|demand| placement::could_take(demand, kinds.get(demand.kind), agent, registry))
+                && lines.unblock_first(
+                    |kind| can_do.contains(&kind),
+                    |demand| {
+                        placement::prepare(demand, kinds, registry, now);
+                        placement::could_take(demand, kinds.get(demand.kind), *key, registry)
+                    },
+                )
         });
     }
 
-    fn place_head(&mut self, queue: QueueKey, now: Timestamp, actions: &mut Actions) {
-        let Some((sequence, demand)) = self.queues.head(queue) else { return self.queues.pop(queue) };
+    fn place_head(&mut self, line: LineKey, now: Timestamp, actions: &mut Actions) {
+        let Some((sequence, demand)) = self.lines.head(line) else { return self.lines.pop(line) };
         let Some(task) = self.tasks.get(sequence).filter(|task| task.state == State::Waiting) else {
-            return self.queues.pop(queue);
+            return self.lines.pop(line);
         };
         if task.is_expired(now) {
-            self.queues.pop(queue);
+            self.lines.pop(line);
             return self.expire(sequence, now, actions);
         }
-        let kind = self.kinds.get_mut(demand.kind);
-        placement::filter(demand, kind, &self.registry, &mut self.candidates);
-        match kind.settings.strategy.choose(&self.candidates, kind, &self.registry) {
-            Some(agent) => {
-                self.queues.pop(queue);
-                let held_until = self.held_until(sequence, agent);
+        let (kind, tenant) = (demand.kind, demand.tenant);
+        if let Some(limit) = self.limit_reached(kind, tenant, now) {
+            self.timers.extend(limit.lifts().map(Reverse));
+            return self.lines.put_off(line, Trial::Held);
+        }
+        placement::prepare(demand, &mut self.kinds, &mut self.registry, now);
+        let kind = self.kinds.get_mut(kind);
+        let affinity = task.affinity.as_ref();
+        match placement::choose(demand, affinity, kind, &mut self.registry, &mut self.random) {
+            Some(choice) => {
+                self.lines.pop(line);
+                let held_until = self.held_until(sequence, choice.agent);
                 if now < held_until {
                     self.leave_line(sequence);
                     return self.back_off(sequence, held_until.since(now), now);
                 }
-                self.start(sequence, agent, now, actions);
+                self.start(sequence, choice, now, actions);
             }
             None => {
-                let hopeless = task.attempts == 0
-                    && self.queues.len(queue) > HOPELESS_KEPT
-                    && !placement::anybody_able(demand, kind, &self.registry);
-                if hopeless {
-                    return self.send_back(queue, actions);
+                let is_new = task.attempts == 0 && self.lines.len(line) > HOPELESS_KEPT;
+                if is_new && !placement::anybody_able(demand, kind, &self.registry) {
+                    return self.send_back(line, actions);
                 }
                 if demand.alone {
                     let agent = placement::agent_to_empty(demand, sequence, kind, &self.registry);
                     self.keep_for(sequence, agent);
                 }
-                self.queues.block(queue);
+                self.lines.put_off(line, Trial::Blocked);
             }
         }
     }
 
+    /// The limit that keeps the next task of a kind and a tenant from being started, if one does.
+    pub(crate) fn limit_reached(&self, kind: KindKey, tenant: TenantKey, now: Timestamp) -> Option<Limit> {
+        let (entry, owner) = (self.kinds.get(kind), self.tenants.get(tenant));
+        if let Some(most) = entry.settings.max_running.filter(|most| entry.running >= *most) {
+            return Some(Limit::KindRunning(kind, most));
+        }
+        if let Some(most) = owner.settings.max_running.filter(|most| owner.running >= *most) {
+            return Some(Limit::TenantRunning(tenant, most));
+        }
+        if let Some(until) = entry.pace.not_before(entry.settings.rate, now) {
+            return Some(Limit::KindRate(kind, until));
+        }
+        let until = owner.pace.not_before(owner.settings.rate, now)?;
+        Some(Limit::TenantRate(tenant, until))
+    }
+
+    /// Sees to it that nothing waits for ever, and that tenants are charged for what runs on.
+    fn look_at_waits(&mut self, now: Timestamp) {
+        let Self { lines, tasks, tenants, config, .. } = self;
+        let aged_after = config.placement.aged_after;
+        lines.find_aged(|sequence| tasks.get(sequence).is_some_and(|task| now.since(task.accepted) >= aged_after));
+        lines.charge_as_it_goes(|tenant| tenants.get(tenant).settings.weight, now);
+    }
+
     /// Sends the head back to the stream, since nobody that is there could ever run it.
-    fn send_back(&mut self, queue: QueueKey, actions: &mut Actions) {
-        let Some((sequence, demand)) = self.queues.head(queue) else { return };
+    fn send_back(&mut self, line: LineKey, actions: &mut Actions) {
+        let Some((sequence, demand)) = self.lines.head(line) else { return };
         let count = self.hopeless.entry(demand.clone()).or_default();
         *count += 1;
         // However many there are, they come back at no more than some hundred a second.
         let delay = HOPELESS_DELAY.max(Duration::from_millis(*count * 5));
-        self.queues.pop(queue);
+        self.lines.pop(line);
         self.leave_line(sequence);
         self.forget_undelivered(sequence, actions);
         actions.push(Action::Release { sequence, delay });
@@ -374,9 +461,10 @@ impl Scheduler {
     /// An agent has come: what was sent back for want of one like it is wanted again.
     pub(crate) fn look_back(&mut self, actions: &mut Actions) {
         let Self { hopeless, kinds, registry, .. } = self;
+        registry.settle(kinds);
         let mut wanted = BTreeSet::new();
         hopeless.retain(|demand, _| {
-            let kind = kinds.get(demand.kind);
+            let kind = kinds.get_mut(demand.kind);
             let able = placement::anybody_able(demand, kind, registry);
             if able {
                 wanted.insert(kind.kind.clone());
@@ -398,20 +486,41 @@ impl Scheduler {
         }
     }
 
-    fn start(&mut self, sequence: Sequence, key: AgentKey, now: Timestamp, actions: &mut Actions) {
+    fn start(&mut self, sequence: Sequence, choice: Choice, now: Timestamp, actions: &mut Actions) {
+        let key = choice.agent;
         self.leave_line(sequence);
         self.turns += 1;
         let turn = self.turns;
         let epoch = self.epoch.expect("only a leader places");
-        let number = self.tasks.get(sequence).expect("it was at the head of its queue").attempts + 1;
-        self.occupy(sequence, Attempt::new(key, number, epoch, now));
+        let task = self.tasks.get(sequence).expect("it was at the head of its line");
+        let (number, kind, tenant) = (task.attempts + 1, task.demand.kind, task.demand.tenant);
+        let rate = self.rate_of(sequence);
+        let owner = self.tenants.get_mut(tenant);
+        owner.pace.started(owner.settings.rate, now);
+        let entry = self.kinds.get_mut(kind);
+        entry.pace.started(entry.settings.rate, now);
+        let charge = Some(self.lines.shares.charge(kind, tenant, rate, owner.settings.weight));
+        self.occupy(sequence, Attempt { why: Some(choice.why), charge, ..Attempt::new(key, number, epoch, now) });
         let agent = self.registry.get_mut(key);
         agent.last_turn = turn;
         let (agent, incarnation) = (agent.id.clone(), agent.incarnation);
-        let task = self.tasks.get(sequence).expect("it was at the head of its queue");
+        let task = self.tasks.get(sequence).expect("it was at the head of its line");
         let attempt = AttemptRef { task: task.id.clone(), attempt: number, epoch };
-        let timeout = task.timeout;
-        actions.push(Action::Dispatch(Dispatch { sequence, agent, incarnation, attempt, timeout }));
+        let (timeout, reserved) = (task.timeout, task.demand.resources());
+        actions.push(Action::Dispatch(Dispatch { sequence, agent, incarnation, attempt, timeout, reserved }));
+    }
+
+    /// How much of a slot an attempt takes up: more than one where it reserves more than a slot's share of something
+    /// that there is for its kind.
+    fn rate_of(&self, sequence: Sequence) -> f64 {
+        let Some(task) = self.tasks.get(sequence) else { return 1.0 };
+        if task.demand.resources == [0; 4] || !self.lines.shares.are_shared(task.demand.kind) {
+            return 1.0;
+        }
+        let load = self.registry.fleet().load_of(task.demand.kind);
+        let dominant = task.demand.resources.into_iter().zip(load.capacity).filter(|(_, capacity)| *capacity > 0);
+        let dominant = dominant.map(|(needed, capacity)| needed as f64 / capacity as f64).fold(0.0, f64::max);
+        (dominant * load.slots as f64).max(1.0)
     }
 
     /// The task does not wait any more: its place in the line is passed over when it comes up.
@@ -436,7 +545,7 @@ impl Scheduler {
     }
 
     /// The attempt takes a slot of its agent, and what the task reserves.
-    pub(crate) fn occupy(&mut self, sequence: Sequence, attempt: Attempt) {
+    pub(crate) fn occupy(&mut self, sequence: Sequence, mut attempt: Attempt) {
         let Some(task) = self.tasks.get_mut(sequence) else { return };
         let agent = self.registry.get_mut(attempt.agent);
         if task.demand.alone {
@@ -445,10 +554,23 @@ impl Scheduler {
         if agent.in_flight.insert(sequence) {
             agent.reserved = agent.reserved.plus(&task.demand.resources());
         }
-        self.kinds.get_mut(task.demand.kind).running += 1;
+        let kind = self.kinds.get_mut(task.demand.kind);
+        kind.running += 1;
+        if kind.settings.strategy == Strategy::Spread {
+            attempt.spread = agent.labels.get(&kind.settings.spread_over).map(CompactString::from);
+        }
+        if let Some(value) = &attempt.spread {
+            *kind.strategy.spread.entry(value.clone()).or_default() += 1;
+        }
         task.attempts = task.attempts.max(attempt.number);
         task.last_agent = Some(agent.id.clone());
+        let (kind, tenant) = (task.demand.kind, task.demand.tenant);
+        let owner = self.tenants.get_mut(tenant);
+        owner.running += 1;
+        attempt.occupied_since = self.now;
+        let charge = *attempt.charge.get_or_insert(Charge::later(owner.settings.weight));
         task.state = State::Running(attempt);
+        self.lines.begin(kind, tenant, charge, self.now);
     }
 
     /// The attempt gives back what it took. Its task must be given another state at once.
@@ -463,24 +585,45 @@ impl Scheduler {
         agent.kept_for.take_if(|kept| *kept == sequence);
         let kind = self.kinds.get_mut(task.demand.kind);
         kind.running = kind.running.saturating_sub(1);
+        if let Some(count) = attempt.spread.as_ref().and_then(|value| kind.strategy.spread.get_mut(value)) {
+            *count = count.saturating_sub(1);
+        }
+        let (kind, tenant) = (task.demand.kind, task.demand.tenant);
+        if let Some(charge) = attempt.charge {
+            self.lines.end(kind, tenant, charge, attempt.occupied_since, self.now);
+        }
+        self.limits_may_lift(kind, tenant);
         self.room_made(attempt.agent);
         Some(attempt)
     }
 
+    /// An attempt less runs: what a limit has held may be tried again.
+    fn limits_may_lift(&mut self, kind: KindKey, tenant: TenantKey) {
+        let owner = self.tenants.get_mut(tenant);
+        owner.running = owner.running.saturating_sub(1);
+        if owner.settings.max_running.is_some() {
+            self.lines.release_tenant(tenant);
+        }
+        if self.kinds.get(kind).settings.max_running.is_some() {
+            self.lines.release_kind(kind);
+        }
+    }
+
     /// The agent can take something that it could not take before.
     pub(crate) fn room_made(&mut self, key: AgentKey) {
-        if self.queues.anything_blocked() {
+        if self.lines.anything_blocked() {
             self.with_room.insert(key);
         }
     }
 
     /// How the agent is has changed, and with it what a strategy that compares agents leaves to the others.
     pub(crate) fn shares_changed(&mut self, key: AgentKey) {
-        if !self.queues.anything_blocked() {
+        if !self.lines.anything_blocked() {
             return;
         }
         self.with_room.insert(key);
-        for kind in self.registry.get(key).kinds.iter().map(|kind| self.kinds.get(*kind)) {
+        let can_do = Arc::clone(&self.registry.get(key).kinds);
+        for kind in can_do.iter().map(|kind| self.kinds.get(*kind)) {
             if kind.settings.strategy.compares_agents() && kind.waiting != [0; 4] {
                 self.with_room.extend(&kind.agents);
             }
@@ -489,7 +632,49 @@ impl Scheduler {
 
     /// The key of a kind, with its settings looked up if it is new.
     pub(crate) fn kind_key(&mut self, kind: &Kind) -> KindKey {
-        let config = &self.config;
-        self.kinds.find_or_add(kind, || config.kind(kind))
+        if let Some(key) = self.kinds.find(kind) {
+            return key;
+        }
+        let settings = self.config.kind(kind);
+        let is_spread = settings.strategy == Strategy::Spread;
+        let key = self.kinds.add(kind, settings);
+        if is_spread {
+            self.tell_apart_by_labels();
+        }
+        key
+    }
+
+    /// Settings of kinds have changed: what waits is placed by the new ones at once.
+    fn kind_configured(&mut self, name: String, config: KindConfig) {
+        self.config.said.kinds.insert(name, config);
+        for number in 0..self.kinds.len() {
+            let key = KindKey::from_index(number);
+            let settings = self.config.kind(&self.kinds.get(key).kind);
+            let kind = self.kinds.get_mut(key);
+            if kind.settings != settings {
+                kind.settings = settings;
+                kind.standards = placement::Standards::default();
+                self.registry.drop_order(placement::Sort::Quality(key));
+            }
+        }
+        self.tell_apart_by_labels();
+        self.lines.retry_all();
+    }
+
+    /// Settings of tenants have changed: what waits already is shared by the new ones.
+    fn tenant_configured(&mut self, name: String, config: TenantConfig) {
+        self.config.said.tenants.insert(name, config);
+        for key in self.tenants.keys() {
+            let tenant = self.tenants.get_mut(key);
+            tenant.settings = TenantSettings::of(&tenant.name, &self.config);
+        }
+        self.lines.retry_all();
+    }
+
+    /// Agents that differ in a label that tasks are spread over are told apart.
+    fn tell_apart_by_labels(&mut self) {
+        let spread = self.kinds.iter().filter(|kind| kind.settings.strategy == Strategy::Spread);
+        let labels: BTreeSet<String> = spread.map(|kind| kind.settings.spread_over.clone()).collect();
+        self.registry.spread_over(labels.into_iter().collect());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use compact_str::CompactString;
 use rustc_hash::FxHashMap;
 use shared::message::AttemptRef;
 use shared::task::Backoff;
@@ -10,9 +11,11 @@ use shared::{AgentId, Epoch, Priority, TaskId};
 use crate::Timestamp;
 use crate::event::Sequence;
 use crate::history::History;
+use crate::kinds::Demand;
 use crate::liveness::OVERRUN;
-use crate::queue::Demand;
+use crate::placement::Why;
 use crate::registry::AgentKey;
+use crate::shares::Charge;
 
 /// A task that is not settled yet, or whose message is not removed yet.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(crate) struct Task {
     pub(crate) timeout: Option<Duration>,
     pub(crate) max_attempts: u32,
     pub(crate) backoff: Backoff,
+    /// Tasks with the same key prefer the same agent.
+    pub(crate) affinity: Option<CompactString>,
     /// The number of the last attempt.
     pub(crate) attempts: u32,
     /// The last attempt whose end its agent has told: a beat that lists it still is out of date.
@@ -68,11 +73,29 @@ pub(crate) struct Attempt {
     pub(crate) running_since: Option<Timestamp>,
     /// How often its order was repeated.
     pub(crate) repeats: u32,
+    /// The value of the label that its kind is spread over, as it was counted.
+    pub(crate) spread: Option<CompactString>,
+    /// Since when it takes a slot, and what its tenant was charged for that.
+    pub(crate) occupied_since: Timestamp,
+    pub(crate) charge: Option<Charge>,
+    /// What spoke for its agent; unknown of one that was adopted.
+    pub(crate) why: Option<Why>,
 }
 
 impl Attempt {
     pub(crate) fn new(agent: AgentKey, number: u32, epoch: Epoch, started: Timestamp) -> Self {
-        Self { agent, number, epoch, started, running_since: None, repeats: 0 }
+        Self {
+            agent,
+            number,
+            epoch,
+            started,
+            running_since: None,
+            repeats: 0,
+            spread: None,
+            occupied_since: started,
+            charge: None,
+            why: None,
+        }
     }
 }
 

@@ -5,10 +5,21 @@ use std::collections::BTreeMap;
 use shared::api;
 use shared::{AgentId, Kind, Outcome, TaskId};
 
+use crate::config::KindConfig;
 use crate::event::Sequence;
+use crate::kinds::KindEntry;
 use crate::registry::Agent;
 use crate::tasks::{State, Task};
 use crate::{Scheduler, Timestamp};
+
+/// What waits and runs of a kind, and the settings that hold for it.
+#[derive(Clone, Debug)]
+pub struct QueueView {
+    /// What waits and runs.
+    pub queue: api::Queue,
+    /// The settings, complete, as they are written.
+    pub settings: KindConfig,
+}
 
 impl Scheduler {
     /// All agents, by id.
@@ -44,20 +55,39 @@ impl Scheduler {
 
     /// What waits and runs of each kind that is known; what is only stored is not seen from here.
     pub fn queues(&self) -> Vec<api::Queue> {
-        let mut queues: Vec<_> = self
-            .kinds
-            .iter()
-            .map(|entry| api::Queue {
-                kind: entry.kind.clone(),
-                stored: 0,
-                waiting: entry.waiting.iter().map(|n| *n as u64).sum(),
-                running: entry.running as u64,
-                agents: entry.agents.iter().filter(|key| self.registry.get(**key).is_present()).count() as u32,
-                strategy: entry.settings.strategy.as_str().to_owned(),
-            })
-            .collect();
+        let mut queues: Vec<_> = self.kinds.iter().map(|entry| self.show_queue(entry)).collect();
         queues.sort_by(|a, b| a.kind.cmp(&b.kind));
         queues
+    }
+
+    /// What waits and runs of a kind, known or not, and the settings that hold for it.
+    pub fn queue(&self, kind: &Kind) -> QueueView {
+        let known = self.kinds.find(kind).map(|key| self.kinds.get(key));
+        let settings = known.map_or_else(|| self.config.kind(kind), |entry| entry.settings.clone());
+        let queue = known.map(|entry| self.show_queue(entry)).unwrap_or_else(|| api::Queue {
+            kind: kind.clone(),
+            stored: 0,
+            waiting: 0,
+            running: 0,
+            agents: 0,
+            strategy: settings.strategy.as_str().to_owned(),
+        });
+        QueueView { queue, settings: settings.written() }
+    }
+
+    /// Everybody whom tasks that came have named, with what holds for them.
+    pub fn tenants(&self) -> Vec<api::Tenant> {
+        let show = |key| {
+            let tenant = self.tenants.get(key);
+            api::Tenant {
+                name: tenant.name.to_string(),
+                weight: tenant.settings.weight,
+                running: tenant.running as u64,
+                max_running: tenant.settings.max_running.map(|most| most as u64),
+                rate: tenant.settings.rate.map(|rate| rate.to_string()),
+            }
+        };
+        self.tenants.keys().map(show).collect()
     }
 
     /// How the tasks of a kind are placed, if it is known.
@@ -84,6 +114,17 @@ impl Scheduler {
             waiting: self.kinds.iter().flat_map(|entry| entry.waiting).map(|n| n as u64).sum(),
             settled: Outcome::ALL.iter().map(|o| (o.to_string(), self.counters.settled[*o as usize])).collect(),
             reassigned: self.counters.reassigned,
+        }
+    }
+
+    fn show_queue(&self, entry: &KindEntry) -> api::Queue {
+        api::Queue {
+            kind: entry.kind.clone(),
+            stored: 0,
+            waiting: entry.waiting.iter().map(|n| *n as u64).sum(),
+            running: entry.running as u64,
+            agents: entry.agents.iter().filter(|key| self.registry.get(**key).is_present()).count() as u32,
+            strategy: entry.settings.strategy.as_str().to_owned(),
         }
     }
 
@@ -115,7 +156,7 @@ impl Scheduler {
     fn show_task(&self, task: &Task, now: Timestamp) -> api::Task {
         let kind = self.kinds.get(task.demand.kind);
         let (state, reason) = match &task.state {
-            State::Waiting => (api::TaskState::Waiting, Some(self.why_waiting(task))),
+            State::Waiting => (api::TaskState::Waiting, Some(self.why_waiting(task, now).summary)),
             State::BackingOff if kind.retries.holds_back(self.tasks.find(&task.id)) => {
                 (api::TaskState::Waiting, Some(WHY_HELD_BACK.to_owned()))
             }
@@ -138,33 +179,14 @@ impl Scheduler {
             run_ms: task.attempt().map(|attempt| now.since(attempt.started).as_millis() as u64),
         }
     }
-
-    /// Why no agent has it, in words.
-    fn why_waiting(&self, task: &Task) -> String {
-        let kind = self.kinds.get(task.demand.kind);
-        let able: Vec<&Agent> =
-            kind.agents.iter().map(|key| self.registry.get(*key)).filter(|agent| agent.is_present()).collect();
-        if able.is_empty() {
-            return format!("no agent can do `{}`", kind.kind);
-        }
-        let labelled: Vec<_> = able.iter().filter(|agent| task.demand.needs.are_met_by(&agent.labels)).collect();
-        if labelled.is_empty() {
-            let needs = &task.demand.needs;
-            return format!("none of the {} agents that can do `{}` meets `{needs}`", able.len(), kind.kind);
-        }
-        if !labelled.iter().any(|agent| agent.is_large_enough_for(&task.demand.resources())) {
-            return format!("none of the {} agents that could do it is large enough", labelled.len());
-        }
-        format!("all {} agents that can do it are busy", labelled.len())
-    }
 }
 
 /// Why a task that has failed before waits although its pause is over.
-const WHY_HELD_BACK: &str = "its next attempt waits: tasks of its kind that have not failed go first \
+pub(crate) const WHY_HELD_BACK: &str = "its next attempt waits: tasks of its kind that have not failed go first \
                              (`retry-share` of the kind)";
 
 /// What came before the next attempt, in words.
-fn why_pausing(task: &Task) -> String {
+pub(crate) fn why_pausing(task: &Task) -> String {
     match task.history.last_error() {
         Some(error) => format!("next attempt after: {error}"),
         None => "next attempt after: its agent would not take it".to_owned(),

@@ -128,6 +128,7 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
         }
     });
     info!(mesh = %connection.mesh, nats = connection.url_without_secrets(), http = %address, "coordinator started");
+    tokio::spawn(crate::settings::watch(store.clone(), handle.clone()));
     let (changes, changed) = mpsc::channel(4);
     let (resign, resigned) = oneshot::channel();
     let bucket = store.lease_bucket().await?;

@@ -1,15 +1,19 @@
 //! `coordinator tasks`: what tasks there are and how far they are.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
-use shared::api::{ById, List, Task};
+use shared::api::{Ahead, ById, Chosen, Explanation, List, Task, TaskState};
 use shared::connect::Settings;
 use shared::{Kind, TaskId};
 
 use super::api::{self, Api};
 use super::output::{self, EXIT_CODES, Waiting};
 use super::submit::WaitTimeout;
+
+/// How often `why --watch` asks.
+const WATCH: Duration = Duration::from_millis(500);
 
 /// Look at tasks, wait for them, cancel them.
 #[derive(Debug, clap::Args)]
@@ -29,6 +33,14 @@ enum Command {
     Get {
         /// The task's id.
         id: TaskId,
+    },
+    /// Say why a task waits, or why its agent got it.
+    Why {
+        /// The task's id.
+        id: TaskId,
+        /// Say it again whenever it changes, until the task is settled.
+        #[arg(long)]
+        watch: bool,
     },
     /// Wait for a task's result: its body goes to stdout, how the task ended to stderr.
     #[command(after_help = EXIT_CODES)]
@@ -66,6 +78,7 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
     match args.command {
         Command::List(filter) => list(&filter, args.json, connection).await,
         Command::Get { id } => show("get", &id, args.json, connection).await,
+        Command::Why { id, watch } => why(&id, watch, args.json, connection).await,
         Command::Cancel { id } => show("cancel", &id, args.json, connection).await,
         Command::Wait { id, limit } => wait(&id, limit, args.json, connection).await,
     }
@@ -126,6 +139,67 @@ fn facts(task: &Task) -> Vec<(&'static str, String)> {
         ("reason", task.reason.clone()),
     ];
     known.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+async fn why(id: &TaskId, watch: bool, as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {
+    let (api, by_id) = (Api::connect(connection).await?, ById { id: id.to_string() });
+    let mut said = None;
+    loop {
+        let answer = api.ask("task", "why", &by_id).await?;
+        let explanation: Explanation = api::read("task.why", answer.clone())?;
+        if said.as_ref().is_none_or(|said| differs(said, &explanation)) {
+            if as_json {
+                output::json(&answer)?;
+            } else {
+                output::facts(&reasons(&explanation))?;
+            }
+        }
+        said = Some(explanation);
+        if !watch {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let task: Task = api::read("task.get", api.ask("task", "get", &by_id).await?)?;
+        if task.state == TaskState::Settled {
+            return Ok(ExitCode::SUCCESS);
+        }
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+/// Whether something else is said, apart from the time that passes.
+fn differs(one: &Explanation, other: &Explanation) -> bool {
+    let timeless = |e: &Explanation| Explanation { starts_in_ms: None, ..e.clone() };
+    timeless(one) != timeless(other)
+}
+
+fn reasons(why: &Explanation) -> Vec<(&'static str, String)> {
+    let mut lines = vec![("why", why.summary.clone())];
+    lines.extend(
+        why.filters.iter().map(|step| ("filter", format!("{}: {} agents {}", step.filter, step.removed, step.detail))),
+    );
+    lines.extend(why.nearest.iter().map(|near| ("nearest", format!("{} {}", near.agent, near.detail))));
+    lines.extend(why.limit.iter().map(|limit| ("limit", limit.clone())));
+    let ahead = |ahead: &Ahead| {
+        format!(
+            "{} that ask for the same, {} of its kind that ask for something else",
+            ahead.in_line, ahead.in_other_lines
+        )
+    };
+    lines.extend(why.ahead.iter().map(|before| ("ahead of it", ahead(before))));
+    lines.extend(why.starts_in_ms.map(|ms| ("starts in about", output::millis(ms))));
+    lines.extend(why.chosen.iter().flat_map(chosen));
+    lines
+}
+
+fn chosen(chosen: &Chosen) -> Vec<(&'static str, String)> {
+    let slot = if chosen.had_free_slot { "a free slot" } else { "room in its queue" };
+    let mut lines = vec![
+        ("agent", format!("{}, which had {slot}", chosen.agent)),
+        ("chosen by", format!("{}: {}", chosen.strategy, chosen.score_means)),
+        ("score", format!("{:.3}", chosen.score)),
+    ];
+    lines.extend(chosen.runner_up.iter().map(|next| ("next best", format!("{} with {:.3}", next.agent, next.score))));
+    lines
 }
 
 async fn wait(id: &TaskId, limit: WaitTimeout, as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {

@@ -171,6 +171,7 @@ impl Node {
 
     async fn on_looked_up(&mut self, sequence: Sequence, message: Message) {
         let Some(reign) = &mut self.reign else { return };
+        let may_have_been_tried = reign.may_have_been_tried(sequence);
         let Some(envelope) = reign.envelopes.get_mut(&sequence) else { return };
         if envelope.stage != Stage::LookingUp {
             return;
@@ -187,7 +188,7 @@ impl Node {
         debug!(task = %envelope.id, "the task is settled already");
         // A coordinator may have gone between the record and the dead letter, or two led at once.
         let has_settled = envelope.settlement.is_some();
-        let bury = (reign.may_have_been_tried(sequence) || has_settled) && is_dead(&headers);
+        let bury = (may_have_been_tried || has_settled) && is_dead(&headers);
         // Who has settled it has sent what was recorded.
         let reply_to = envelope.reply_to.clone().filter(|_| !has_settled);
         if let Some(reply_to) = reply_to {

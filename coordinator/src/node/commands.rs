@@ -33,6 +33,8 @@ pub enum Command {
     Cancel(TaskId, oneshot::Sender<bool>),
     /// End a task that was read from the stream for it.
     CancelStored(Stored, oneshot::Sender<()>),
+    /// Tell the scheduler something.
+    Happen(Box<Event>),
     /// Let an agent finish and leave.
     Drain(AgentId, oneshot::Sender<()>),
     /// Stop working.
@@ -50,6 +52,7 @@ impl std::fmt::Debug for Command {
             Command::HistoriesKnown(..) => "HistoriesKnown",
             Command::Cancel(..) => "Cancel",
             Command::CancelStored(..) => "CancelStored",
+            Command::Happen(_) => "Happen",
             Command::Drain(..) => "Drain",
             Command::Stop(_) => "Stop",
         })
@@ -90,6 +93,7 @@ impl Node {
                 self.tell_scheduler(Event::TaskCancelled(sequence));
                 let _ = answer.send(());
             }
+            Command::Happen(event) => self.tell_scheduler(*event),
             Command::Drain(agent, answer) => {
                 self.tell_scheduler(Event::AgentDrained(agent));
                 let _ = answer.send(());
@@ -188,6 +192,41 @@ impl Handle {
         self.send(Command::Drain(id.clone(), answer)).await?;
         done.await.map_err(|_| stopping())?;
         self.agent(id).await
+    }
+
+    /// Tells the scheduler something.
+    pub(crate) async fn happen(&self, event: Event) -> Result<(), Refusal> {
+        self.send(Command::Happen(Box::new(event))).await
+    }
+
+    /// Why a task is where it is, wherever that is.
+    pub async fn why(&self, store: &Store, id: TaskId) -> Result<api::Explanation, Refusal> {
+        let wanted = id.clone();
+        if let Some(known) = self.look(move |scheduler, now| scheduler.why(&wanted, now)).await? {
+            return Ok(known);
+        }
+        if let Some(result) = store.result(&id).await.map_err(|e| unavailable(&e))? {
+            let task = settled_task(&id, &result);
+            let outcome = task.outcome.map_or("settled", |outcome| outcome.as_str());
+            let agent = task.agent.map(|agent| format!(" on {agent}")).unwrap_or_default();
+            let summary = format!("it is {outcome}{agent}; why that agent was chosen is not remembered any more");
+            return Ok(api::Explanation { summary, ..api::Explanation::default() });
+        }
+        match store.queued_by_id(&id).await.map_err(|e| unavailable(&e))? {
+            Some(stored) => self.why_queued(&id, &stored).await,
+            None => Err(Refusal { error: format!("there is no task `{id}`, and no result of one"), code: 404 }),
+        }
+    }
+
+    /// Why a task waits that is in the stream still: what would keep it from an agent if it were fetched.
+    async fn why_queued(&self, id: &TaskId, stored: &Stored) -> Result<api::Explanation, Refusal> {
+        let kind = queued_task(id, stored).kind;
+        let options = shared::TaskOptions::parse(|name| stored.headers.get(name).map(async_nats::HeaderValue::as_str));
+        let options = options.unwrap_or_default();
+        let mut would = self.look(move |scheduler, now| scheduler.why_would(&kind, &options, now)).await?;
+        would.summary =
+            format!("it has not been fetched yet: others stand before it; as things are, {}", would.summary);
+        Ok(would)
     }
 
     /// One agent.

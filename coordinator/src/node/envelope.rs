@@ -1,6 +1,6 @@
 //! What the leader holds of a task besides what the scheduler knows: the message itself, and how far its settling is.
 
-use async_nats::header::HeaderValue;
+use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use compact_str::CompactString;
@@ -72,6 +72,13 @@ impl Envelope {
         if let Some(timeout) = dispatch.timeout {
             headers.insert(name::TIMEOUT, format!("{}ms", timeout.as_millis().max(1)).as_str());
         }
+        let amounts = dispatch.reserved.dimensions();
+        for (name, amount) in [name::CPU, name::MEMORY, name::DISK, name::NETWORK].into_iter().zip(amounts) {
+            // What its submitter asked for stands there already; what its kind's settings say does not.
+            if amount > 0 && headers.get(name.clone()).is_none() {
+                headers.insert(name.clone(), write_amount(&name, amount).as_str());
+            }
+        }
         headers
     }
 
@@ -120,4 +127,15 @@ fn add_settlement(headers: &mut HeaderMap, settlement: &Settlement) {
 /// Whether a result with these headers ended badly enough for the dead letters.
 pub(crate) fn is_dead(headers: &HeaderMap) -> bool {
     matches!(headers.get(name::OUTCOME).map(HeaderValue::as_str), Some("failed" | "dead"))
+}
+
+/// An amount as the header of its resource has it.
+fn write_amount(header: &HeaderName, amount: u64) -> String {
+    if *header == name::CPU {
+        format!("{amount}m")
+    } else if *header == name::NETWORK {
+        format!("{amount}bps")
+    } else {
+        amount.to_string()
+    }
 }

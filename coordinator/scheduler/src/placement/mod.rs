@@ -1,207 +1,229 @@
 //! Filter, then rank: which agent gets a task.
 //!
-//! The filter is hard, a strategy only ranks what passes it. `Candidates` can only be made by the filter, so
-//! nothing that it forbids can be chosen.
+//! The filter is hard, a strategy only ranks what passes it. Agents that can do the same stand in cohorts, whose trees
+//! find the best that passes without looking at most of the others, so that it costs about the same with ten agents
+//! and with ten thousand.
 
+mod cohort;
+mod filter;
+mod fleet;
+mod ring;
 mod strategy;
+mod tournament;
 
-pub use strategy::Strategy;
-pub(crate) use strategy::StrategyState;
+pub(crate) use cohort::{Search, Sort};
+pub(crate) use filter::{Obstacle, Standard, Standards, agent_to_empty, anybody_able, obstacle};
+pub(crate) use fleet::Fleet;
+pub use strategy::{Packing, Strategy};
+pub(crate) use strategy::{StrategyState, rank};
 
-use shared::Resources;
+use compact_str::CompactString;
+use shared::needs::Needs;
 
-use crate::event::Sequence;
-use crate::queue::{Demand, KindEntry};
-use crate::registry::{Agent, AgentKey, Registry};
+use crate::Timestamp;
+use crate::kinds::{Demand, KindEntry, Kinds};
+use crate::registry::{AgentKey, Registry};
+use cohort::{Found, Hit};
+use ring::Ring;
 
-/// How far ahead an agent is given work: enough for this long, so that its slots never wait for the network,
-/// and little enough that a task is not stuck behind another while an agent elsewhere falls idle.
-const LOOK_AHEAD_SECONDS: f64 = 0.025;
+/// How much more than its share of the load an agent may have that a key belongs to.
+const BOUND: f64 = 1.25;
+/// How many points of the ring are looked at for a key.
+const STEPS: usize = 64;
+/// How often `power-of-two` draws at most for two that are not the same.
+const DRAWS: usize = 4;
 
-/// Host pressure from which `resource-based` avoids an agent while another can do the kind.
-/// The same 90 % as the original framework's constraint check.
-const PRESSURE: f64 = 0.9;
-
-/// An agent that passed the filter.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Candidate {
+/// The agent that gets a task, and what spoke for it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Choice {
     pub(crate) agent: AgentKey,
-    /// Whether a slot is free, and not only room in its queue.
-    pub(crate) has_free_slot: bool,
+    pub(crate) why: Why,
 }
 
-/// The agents that may get a task. Only [`filter`] makes one.
-#[derive(Debug, Default)]
-pub(crate) struct Candidates(Vec<Candidate>);
-
-impl Candidates {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Candidate> + Clone + '_ {
-        self.0.iter().copied()
-    }
-
-    /// Those with a free slot, or all if none has one.
-    pub(crate) fn best_tier(&self) -> impl Iterator<Item = AgentKey> + Clone + '_ {
-        let any_free = self.0.iter().any(|c| c.has_free_slot);
-        self.0.iter().filter(move |c| c.has_free_slot || !any_free).map(|c| c.agent)
-    }
+/// What spoke for an agent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Why {
+    /// What it was chosen by.
+    pub(crate) by: Strategy,
+    /// What that made of it, and of the next best.
+    pub(crate) key: u64,
+    pub(crate) runner_up: Option<(AgentKey, u64)>,
+    /// Whether it had a free slot, and not only room in its queue.
+    pub(crate) had_free_slot: bool,
 }
 
-/// Finds the agents that may get a task of this demand now, into `candidates`.
-pub(crate) fn filter(demand: &Demand, kind: &KindEntry, registry: &Registry, candidates: &mut Candidates) {
-    candidates.0.clear();
-    let admission = Admission::of(demand, kind, registry);
-    for &key in &kind.agents {
-        let agent = registry.get(key);
-        if has_room(demand, kind, agent) && admission.room(kind, agent) > agent.taken() {
-            let has_free_slot = agent.taken() < agent.slots as usize;
-            candidates.0.push(Candidate { agent: key, has_free_slot });
-        }
-    }
+/// Takes over what has changed, so that agents can be sought for this demand.
+pub(crate) fn prepare(demand: &Demand, kinds: &mut Kinds, registry: &mut Registry, now: Timestamp) {
+    registry.settle(kinds);
+    let kind = kinds.get_mut(demand.kind);
+    filter::look_around(demand, kind, registry, now);
+    let sort = kind.settings.strategy.sort(kind.key, kind.settings.packing);
+    registry.prepare(kind, &Search { sort, limit: 1.0, needs: &demand.needs, resources: None });
 }
 
-/// Whether the agent would pass the filter for this demand.
-pub(crate) fn could_take(demand: &Demand, kind: &KindEntry, agent: &Agent, registry: &Registry) -> bool {
-    agent.kinds.contains(&demand.kind)
-        && has_room(demand, kind, agent)
-        && Admission::of(demand, kind, registry).room(kind, agent) > agent.taken()
+/// Whether the agent would pass the filter for this demand. It must be prepared.
+pub(crate) fn could_take(demand: &Demand, kind: &KindEntry, agent: AgentKey, registry: &Registry) -> bool {
+    let agent = registry.get(agent);
+    let standard = kind.standards.get(demand);
+    agent.kinds.contains(&demand.kind) && obstacle(demand, kind, agent, &standard).is_none()
 }
 
-/// Whether an agent is there that could ever take this, however busy it is now.
-pub(crate) fn anybody_able(demand: &Demand, kind: &KindEntry, registry: &Registry) -> bool {
-    kind.agents.iter().map(|key| registry.get(*key)).any(|agent| {
-        agent.is_present() && demand.needs.are_met_by(&agent.labels) && agent.is_large_enough_for(&demand.resources())
-    })
-}
-
-/// The agent that shall be emptied for a task that must run alone: the one that is being so already, or else the
-/// one that has least to finish.
-pub(crate) fn agent_to_empty(
+/// The agent that gets the task, if any can have it now. It must be prepared.
+pub(crate) fn choose(
     demand: &Demand,
-    sequence: Sequence,
-    kind: &KindEntry,
+    affinity: Option<&CompactString>,
+    kind: &mut KindEntry,
+    registry: &mut Registry,
+    random: &mut fastrand::Rng,
+) -> Option<Choice> {
+    let standard = kind.standards.get(demand);
+    let strategy = kind.settings.strategy;
+    if let Some(agent) = affinity.and_then(|key| by_affinity(key, demand, kind, registry, &standard)) {
+        let why = Why { by: Strategy::Affinity, key: 0, runner_up: None, had_free_slot: true };
+        return Some(Choice { agent, why });
+    }
+    let place = Placing { demand, kind, registry, standard };
+    let choice = match strategy {
+        _ if demand.alone => place.emptiest(),
+        Strategy::Spread => place.spread(),
+        Strategy::PowerOfTwo => place.best_of_two(random).or_else(|| place.best()),
+        _ => place.best(),
+    };
+    kind.strategy.placements += 1;
+    let choice = choice?;
+    let sort = strategy.sort(kind.key, kind.settings.packing);
+    let weight = registry.get(choice.agent).weight_for(kind);
+    if let Some(key) = kind.strategy.moved(sort, choice.why.key, weight) {
+        registry.reorder(choice.agent, sort, key);
+    }
+    Some(choice)
+}
+
+/// The agent that a key belongs to, unless it has too much already; then the next on the ring.
+fn by_affinity(
+    key: &str,
+    demand: &Demand,
+    kind: &mut KindEntry,
     registry: &Registry,
+    standard: &Standard,
 ) -> Option<AgentKey> {
-    let able = kind.agents.iter().copied().filter(|key| {
-        let agent = registry.get(*key);
-        agent.takes_work() && demand.needs.are_met_by(&agent.labels) && agent.is_large_enough_for(&demand.resources())
-    });
-    able.min_by_key(|key| {
-        let agent = registry.get(*key);
-        let other = agent.kept_for.is_some_and(|kept| kept != sequence);
-        (agent.kept_for != Some(sequence), other, agent.in_flight.len(), *key)
-    })
-}
-
-/// Whether the agent could take it, by what does not depend on the other agents.
-fn has_room(demand: &Demand, kind: &KindEntry, agent: &Agent) -> bool {
-    agent.takes_work()
-        && agent.taken() < (agent.slots + look_ahead(kind, agent)) as usize
-        && (!demand.alone || agent.taken() == 0)
-        && (demand.alone || agent.kept_for.is_none())
-        && demand.needs.are_met_by(&agent.labels)
-        && fits(&demand.resources(), agent)
-}
-
-fn fits(resources: &Resources, agent: &Agent) -> bool {
-    *resources == Resources::ZERO || resources.fits(&agent.unreserved())
-}
-
-/// How many attempts beyond its slots the agent is given.
-fn look_ahead(kind: &KindEntry, agent: &Agent) -> u32 {
-    match kind.run_time.seconds() {
-        None => agent.queue.min(agent.slots),
-        Some(run) => {
-            let enough = f64::from(agent.slots) * LOOK_AHEAD_SECONDS / run.max(1e-6);
-            agent.queue.min(enough as u32)
-        }
+    if demand.alone {
+        return None;
     }
+    if kind.strategy.ring.is_none() {
+        let mut ring = Ring::default();
+        kind.agents.iter().for_each(|agent| ring.add(*agent, &registry.get(*agent).id));
+        kind.strategy.ring = Some(ring);
+    }
+    let load = registry.fleet().load_of(kind.key);
+    let average = (load.taken + 1) as f64 / load.slots.max(1) as f64;
+    let ring = kind.strategy.ring.as_ref()?;
+    let admits = |agent: &AgentKey| {
+        let agent = registry.get(*agent);
+        let bound = (BOUND * average * f64::from(agent.slots)).ceil().max(1.0);
+        agent.room() <= 1.0 && (agent.taken() as f64) < bound && obstacle(demand, kind, agent, standard).is_none()
+    };
+    ring.from(key).take(STEPS).find(admits)
 }
 
-/// What a kind's strategy adds to the filter: how much of an agent it may fill, given how the others are.
-struct Admission {
-    strategy: Strategy,
-    fewest_kinds: usize,
-    best_success: f64,
-    all_under_pressure: bool,
-    /// Whether agents that were ejected from the kind get it all the same, because no other can take this.
-    ejected_too: bool,
+/// A task that is being placed.
+struct Placing<'a> {
+    demand: &'a Demand,
+    kind: &'a KindEntry,
+    registry: &'a Registry,
+    standard: Standard,
 }
 
-impl Admission {
-    fn of(demand: &Demand, kind: &KindEntry, registry: &Registry) -> Self {
-        let mut admission = Self {
-            strategy: kind.settings.strategy,
-            fewest_kinds: usize::MAX,
-            best_success: 0.0,
-            all_under_pressure: true,
-            ejected_too: kind.ejections == 0,
+impl Placing<'_> {
+    /// The best by the strategy's order: of those with a free slot, or else of those with room in their queues.
+    fn best(&self) -> Option<Choice> {
+        let cohorts = || self.cohorts();
+        self.tiers().find_map(|limit| self.search(cohorts(), limit))
+    }
+
+    /// Where the fewest attempts of the kind are; there, the one with the least load.
+    fn spread(&self) -> Option<Choice> {
+        let label = self.kind.settings.spread_over.as_str();
+        let count = |number: &u32| {
+            let value = self.registry.fleet().value(*number, label);
+            value.and_then(|value| self.kind.strategy.spread.get(value)).copied().unwrap_or(0)
         };
-        // The other strategies admit to every slot there is: nothing to compare.
-        if !admission.strategy.compares_agents() && kind.ejections == 0 {
-            return admission;
-        }
-        // An agent that can never take this is no reason to keep it from another.
-        let able = |agent: &&Agent| {
-            agent.takes_work()
-                && demand.needs.are_met_by(&agent.labels)
-                && agent.is_large_enough_for(&demand.resources())
-        };
-        let able = || kind.agents.iter().map(|key| registry.get(*key)).filter(able);
-        admission.ejected_too |= able().all(|agent| is_ejected(kind, agent));
-        // Nor is one that was ejected: it does not get the task either.
-        let ejected_too = admission.ejected_too;
-        for agent in able().filter(|agent| ejected_too || !is_ejected(kind, agent)) {
-            admission.fewest_kinds = admission.fewest_kinds.min(agent.kinds.len());
-            admission.all_under_pressure &= is_under_pressure(agent);
-            admission.best_success = admission.best_success.max(agent.success_for(kind));
-        }
-        admission
+        let mut cohorts: Vec<(usize, u32)> = self.cohorts().map(|number| (count(&number), number)).collect();
+        cohorts.sort_unstable();
+        let equals = || cohorts.chunk_by(|a, b| a.0 == b.0);
+        self.tiers()
+            .find_map(|limit| equals().find_map(|group| self.search(group.iter().map(|(_, number)| *number), limit)))
     }
 
-    /// How many attempts the agent may have for one more of this demand to be placed on it, plus one.
-    fn room(&self, kind: &KindEntry, agent: &Agent) -> usize {
-        let slots = agent.slots as usize;
-        let full = slots + look_ahead(kind, agent) as usize;
-        if !self.ejected_too && is_ejected(kind, agent) {
-            return 0;
-        }
-        match self.strategy {
-            Strategy::RoundRobin | Strategy::LeastConnections => full,
-            Strategy::ResourceBased => {
-                if is_under_pressure(agent) && !self.all_under_pressure {
-                    0
-                } else {
-                    full
-                }
+    /// The less loaded of two that were drawn by lot.
+    fn best_of_two(&self, random: &mut fastrand::Rng) -> Option<Choice> {
+        let mut found = Found::default();
+        for _ in 0..DRAWS {
+            let cohort = self.fleet().cohort(self.cohort_by_lot(random)?);
+            let Some((agent, room)) = cohort.draw(1.0, random) else { continue };
+            if found.best.is_none_or(|best| best.agent != agent) {
+                found.add(Hit { key: strategy::key_of_room(room), agent });
             }
-            // A generalist keeps a quarter of its slots for what only generalists can do.
-            Strategy::CapabilityBased => {
-                if agent.kinds.len() > self.fewest_kinds {
-                    slots - slots.div_ceil(4)
-                } else {
-                    full
-                }
-            }
-            Strategy::Weighted => {
-                // Under a backlog an agent gets as much as it gets done: that it is fast shows by itself, that it
-                // succeeds does not. One that does worse than the best is given no work in advance either.
-                let share = agent.success_for(kind) / self.best_success;
-                let ahead = f64::from(look_ahead(kind, agent)) * ((share - 0.9) * 10.0).max(0.0);
-                // Rounded up or down by turns, so that a fraction of a slot is a fraction of the time.
-                let dither = (kind.strategy.placements as f64 * GOLDEN_RATIO).fract();
-                (slots as f64 * share + ahead + dither).floor() as usize
+            if found.second.is_some() {
+                break;
             }
         }
+        let mut drawn = [found.best, found.second].into_iter().flatten();
+        let best = drawn.find(|hit| self.passes(hit.agent))?;
+        self.choice(Found { best: Some(best), second: drawn.next() }, 1.0)
     }
-}
 
-/// The fraction of the golden ratio. Its multiples, taken modulo 1, fill the unit interval evenly (Weyl, 1916).
-const GOLDEN_RATIO: f64 = 0.618_033_988_749_895;
+    /// One of the cohorts in which somebody has a free slot.
+    fn cohort_by_lot(&self, random: &mut fastrand::Rng) -> Option<u32> {
+        let with_room = || self.cohorts().filter(|number| self.fleet().cohort(*number).has_room(1.0));
+        let count = with_room().count();
+        if count == 0 { None } else { with_room().nth(random.usize(..count)) }
+    }
 
-fn is_ejected(kind: &KindEntry, agent: &Agent) -> bool {
-    agent.performance.get(&kind.key).is_some_and(|performance| performance.ejected)
-}
+    /// For a task that runs alone: an agent that has nothing.
+    fn emptiest(&self) -> Option<Choice> {
+        let agents = self.kind.agents.iter().copied().filter(|agent| self.passes(*agent));
+        let agent = agents.min_by_key(|agent| (self.registry.get(*agent).last_turn, *agent))?;
+        let why = Why { by: self.kind.settings.strategy, key: 0, runner_up: None, had_free_slot: true };
+        Some(Choice { agent, why })
+    }
 
-fn is_under_pressure(agent: &Agent) -> bool {
-    agent.report.as_ref().is_some_and(|report| report.cpu > PRESSURE || report.memory > PRESSURE)
+    /// How much an agent may carry with one more attempt: first its slots, then what it may have in advance.
+    fn tiers(&self) -> impl Iterator<Item = f32> + use<> {
+        [1.0, 1.0 + self.kind.look_ahead()].into_iter()
+    }
+
+    fn fleet(&self) -> &Fleet {
+        self.registry.fleet()
+    }
+
+    fn cohorts(&self) -> impl Iterator<Item = u32> + '_ {
+        let is_meant = |number: &u32| self.standard.pressured_too || !self.fleet().cohort(*number).traits.pressured;
+        self.fleet().able(self.kind.key).iter().copied().filter(is_meant)
+    }
+
+    fn search(&self, cohorts: impl Iterator<Item = u32>, limit: f32) -> Option<Choice> {
+        let needs: &Needs = &self.demand.needs;
+        let resources = Some(self.demand.resources).filter(|wanted| *wanted != [0; 4]);
+        let settings = &self.kind.settings;
+        let sort = settings.strategy.sort(self.kind.key, settings.packing);
+        let mut found = Found::default();
+        for number in cohorts {
+            let cohort = self.fleet().cohort(number);
+            let limit = limit.min(filter::kind_limit(self.kind, cohort.traits.kinds.len(), &self.standard));
+            cohort.find(&Search { sort, limit, needs, resources }, &mut found, |agent| self.passes(agent));
+        }
+        self.choice(found, limit)
+    }
+
+    fn choice(&self, found: Found, limit: f32) -> Option<Choice> {
+        let best = found.best?;
+        let runner_up = found.second.map(|hit| (hit.agent, hit.key));
+        let (by, key, had_free_slot) = (self.kind.settings.strategy, best.key, limit <= 1.0);
+        Some(Choice { agent: best.agent, why: Why { by, key, runner_up, had_free_slot } })
+    }
+
+    fn passes(&self, agent: AgentKey) -> bool {
+        obstacle(self.demand, self.kind, self.registry.get(agent), &self.standard).is_none()
+    }
 }

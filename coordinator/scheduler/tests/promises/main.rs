@@ -9,6 +9,8 @@ mod liveness;
 mod placing;
 mod properties;
 mod settling;
+mod shares;
 mod strategies;
 mod support;
 mod takeover;
+mod why;

@@ -56,10 +56,21 @@ fn a_task_goes_only_to_an_agent_that_can_do_its_kind_and_has_its_labels() {
 }
 
 #[test]
+fn what_asks_for_more_than_a_task_may_have_is_dead_at_once() {
+    let mut mesh = Mesh::with_agents(["ada"]);
+
+    assert_eq!(mesh.deliver(task("resize").memory((8 << 30) + 1)), ["record 1 dead"]);
+
+    let error = mesh.results.values().next().unwrap().error.clone().unwrap();
+    assert!(error.starts_with("it asks for memory 8 GiB: a task may reserve at most 8 GiB"), "{error}");
+    assert_eq!(mesh.deliver(task("resize").memory(8 << 30)), ["start 2#1 on ada"]);
+}
+
+#[test]
 fn a_task_that_nobody_can_take_does_not_hold_up_those_behind_it() {
     let mut mesh = Mesh::with_agents(["ada"]);
 
-    let impossible = [task("resize").needs("gpu=a100"), task("paint"), task("resize").cpu(1 << 40)];
+    let impossible = [task("resize").needs("gpu=a100"), task("paint"), task("resize").cpu(8000)];
     let urgent = impossible.map(|task| task.priority(Priority::Urgent));
     assert_eq!(mesh.deliver_all(urgent.clone()), ["start 3#1 on ada"], "what is not limited takes anything");
     mesh.succeed("ada", "3");
@@ -76,9 +87,9 @@ fn what_waits_can_be_explained() {
 
     let reason = |task: &str| mesh.view(task).and_then(|task| task.reason).unwrap_or_default();
     assert!(reason("1").contains("no agent can do `paint`"), "{}", reason("1"));
-    assert!(reason("2").contains("meets `gpu`"), "{}", reason("2"));
-    assert!(reason("3").contains("large enough"), "{}", reason("3"));
-    assert!(reason("5").contains("busy"), "{}", reason("5"));
+    assert!(reason("2").contains("ada does not meet `gpu`"), "{}", reason("2"));
+    assert!(reason("3").contains("ada has 1 core of cpu altogether"), "{}", reason("3"));
+    assert!(reason("5").contains("ada has 1 attempts for 1 slots"), "{}", reason("5"));
 }
 
 #[test]

@@ -136,6 +136,7 @@ impl Agent {
             capacity: self.capacity,
             holds: self.held(),
             draining: self.draining,
+            ..Hello::default()
         }
     }
 

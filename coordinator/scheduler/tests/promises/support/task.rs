@@ -58,6 +58,16 @@ impl TaskSpec {
         self
     }
 
+    pub(crate) fn tenant(mut self, name: &str) -> Self {
+        self.options.tenant = Some(name.into());
+        self
+    }
+
+    pub(crate) fn affinity(mut self, key: &str) -> Self {
+        self.options.affinity = Some(key.into());
+        self
+    }
+
     pub(crate) fn max_attempts(mut self, attempts: u32) -> Self {
         self.options.max_attempts = Some(attempts);
         self
