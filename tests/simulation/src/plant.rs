@@ -74,8 +74,14 @@ pub enum Plant {
 
 impl Plant {
     /// Those that take hundreds or thousands of seeds: left to the soak.
-    pub const HARD: [Plant; 4] =
-        [Plant::OutputOfLastDone, Plant::ReportedNotFetched, Plant::AckedAtFormerLane, Plant::OtherRecordNotLookedAt];
+    pub const HARD: [Plant; 6] = [
+        Plant::OutputOfLastDone,
+        Plant::ReportedNotFetched,
+        Plant::AckedAtFormerLane,
+        Plant::OtherRecordNotLookedAt,
+        Plant::ResultsListedAtOnce,
+        Plant::HoldNotKept,
+    ];
 
     /// Every one.
     pub const ALL: [Plant; 32] = [
