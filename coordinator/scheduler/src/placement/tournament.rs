@@ -29,20 +29,7 @@ impl<T: Copy + PartialOrd> Least<T> {
     }
 
     pub(crate) fn set(&mut self, seat: Seat, value: T) {
-        let mut node = self.nodes.len() / 2 + seat as usize;
-        if self.nodes[node] == value {
-            return;
-        }
-        self.nodes[node] = value;
-        while node > 1 {
-            node /= 2;
-            let (left, right) = (self.nodes[node * 2], self.nodes[node * 2 + 1]);
-            let least = if right < left { right } else { left };
-            if self.nodes[node] == least {
-                return;
-            }
-            self.nodes[node] = least;
-        }
+        climb(&mut self.nodes, seat, value, |left, right| if right < left { right } else { left });
     }
 
     /// The same values in a tree with twice as many seats, the new ones of this value.
@@ -66,20 +53,7 @@ impl Most {
     }
 
     pub(crate) fn set(&mut self, seat: Seat, value: [u64; 4]) {
-        let mut node = self.nodes.len() / 2 + seat as usize;
-        if self.nodes[node] == value {
-            return;
-        }
-        self.nodes[node] = value;
-        while node > 1 {
-            node /= 2;
-            let (left, right) = (self.nodes[node * 2], self.nodes[node * 2 + 1]);
-            let most = std::array::from_fn(|i| left[i].max(right[i]));
-            if self.nodes[node] == most {
-                return;
-            }
-            self.nodes[node] = most;
-        }
+        climb(&mut self.nodes, seat, value, |left, right| std::array::from_fn(|i| left[i].max(right[i])));
     }
 
     /// Whether somebody below the node may have as much of everything. (One may have enough of this and another of
@@ -93,6 +67,20 @@ impl Most {
         let mut tree = Self::new(seats * 2);
         (0..seats).for_each(|seat| tree.set(seat as Seat, self.nodes[seats + seat]));
         tree
+    }
+}
+
+/// Gives a leaf a value, and the nodes above it what follows from their children, as far up as anything changes.
+fn climb<T: Copy + PartialEq>(nodes: &mut [T], seat: Seat, value: T, of_both: impl Fn(T, T) -> T) {
+    let mut node = nodes.len() / 2 + seat as usize;
+    let mut value = value;
+    while nodes[node] != value {
+        nodes[node] = value;
+        if node == 1 {
+            return;
+        }
+        node /= 2;
+        value = of_both(nodes[node * 2], nodes[node * 2 + 1]);
     }
 }
 
