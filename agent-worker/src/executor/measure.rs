@@ -109,6 +109,7 @@ fn to_used(usage: &libc::rusage) -> Used {
 mod tests {
     use std::process::{Child, Command};
 
+    use super::super::mark::is_alive;
     use super::*;
 
     #[test]
@@ -140,12 +141,10 @@ mod tests {
         let pid = Pid::from_raw(child.id().cast_signed());
         assert_eq!(used_by_ended(pid), None);
 
-        let used = loop {
-            if let Some(used) = used_by_ended(pid) {
-                break used;
-            }
+        while is_alive(pid) {
             std::thread::yield_now();
-        };
+        }
+        let used = used_by_ended(pid).unwrap();
 
         assert!(used.cpu.unwrap() > Duration::from_millis(5), "{used:?}");
         assert!(child.wait().unwrap().success());
