@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use shared::message::Needed;
 use shared::needs::Labels;
 use shared::quantity::{self, BadCountables};
@@ -49,11 +49,7 @@ pub struct AgentSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<u32>,
     /// Cores that may be reserved: `"2"` or `"500m"`.
-    #[serde(
-        deserialize_with = "quantity::cpu::deserialize",
-        serialize_with = "write_cpu",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(with = "quantity::cpu", skip_serializing_if = "Option::is_none")]
     pub cpu: Option<u64>,
     /// Memory that may be reserved: `"4Gi"`.
     #[serde(with = "quantity::bytes", skip_serializing_if = "Option::is_none")]
@@ -62,11 +58,7 @@ pub struct AgentSection {
     #[serde(with = "quantity::bytes", skip_serializing_if = "Option::is_none")]
     pub disk: Option<u64>,
     /// Bandwidth that may be reserved: `"1Gbps"`. Not limited unless set, since it cannot be measured.
-    #[serde(
-        deserialize_with = "quantity::bandwidth::deserialize",
-        serialize_with = "write_bandwidth",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(with = "quantity::bandwidth", skip_serializing_if = "Option::is_none")]
     pub network: Option<u64>,
     /// What keeps a command from taking more than is reserved for it; `"enforce"` unless set.
     ///
@@ -108,12 +100,7 @@ pub struct HandlerSection {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub at_most_once: bool,
     /// Cores that an attempt needs.
-    #[serde(
-        default,
-        deserialize_with = "quantity::cpu::deserialize",
-        serialize_with = "write_cpu",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "quantity::cpu", skip_serializing_if = "Option::is_none")]
     pub cpu: Option<u64>,
     /// Memory that an attempt needs.
     #[serde(default, with = "quantity::bytes", skip_serializing_if = "Option::is_none")]
@@ -122,12 +109,7 @@ pub struct HandlerSection {
     #[serde(default, with = "quantity::bytes", skip_serializing_if = "Option::is_none")]
     pub disk: Option<u64>,
     /// Bandwidth that an attempt needs.
-    #[serde(
-        default,
-        deserialize_with = "quantity::bandwidth::deserialize",
-        serialize_with = "write_bandwidth",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "quantity::bandwidth", skip_serializing_if = "Option::is_none")]
     pub network: Option<u64>,
     /// How many processes and threads a command may have at a time; as many as it likes unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -141,14 +123,6 @@ pub struct HandlerSection {
     /// Headers of each request to a service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-}
-
-fn write_cpu<S: Serializer>(millis: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{}m", millis.unwrap_or_default()))
-}
-
-fn write_bandwidth<S: Serializer>(bps: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{}bps", bps.unwrap_or_default()))
 }
 
 /// What an agent offers and how it runs each kind, checked.

@@ -14,7 +14,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use shared::message::{AttemptRef, Bye, Cancel, Drain, Held, HeldState, Hello, Needed, Settled, Welcome};
 use shared::needs::Labels;
 use shared::task::AttemptOutcome;
-use shared::{AgentId, Countables, Epoch, Incarnation, Kind, Resources, TaskId};
+use shared::{AgentId, Countables, Epoch, Incarnation, Kind, Resources, TaskId, Used};
 
 /// How long a hello waits for its welcome before it is repeated.
 pub const HELLO_INTERVAL: Duration = Duration::from_secs(1);
@@ -104,17 +104,6 @@ pub struct Ended {
     pub run: Duration,
     /// What it used.
     pub used: Used,
-}
-
-/// What an attempt used, as far as that was measured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Used {
-    /// CPU time.
-    pub cpu: Option<Duration>,
-    /// The most bytes of memory at a time.
-    pub memory_peak: Option<u64>,
-    /// Bytes read from disks and written to them.
-    pub io_bytes: Option<u64>,
 }
 
 impl Ended {

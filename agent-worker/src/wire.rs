@@ -11,9 +11,9 @@ use shared::header::name::{
 };
 use shared::message::Needed;
 use shared::quantity::{parse_bandwidth, parse_bytes, parse_cpu};
-use shared::{Countables, Resources};
+use shared::{Countables, Resources, Used};
 
-use crate::session::{Done, Order, Used};
+use crate::session::{Done, Order};
 
 /// Bytes of a message that are kept for the headers of `done`: names and numbers, and the longest error.
 pub const ROOM_FOR_HEADERS: usize = 2048 + header::MAX_ERROR_BYTES;

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::dead::DeadLetters;
 use crate::node::{Command, Handle};
+use crate::recommend;
 use crate::settings::{self, Scope};
 use crate::store::{Config, Store};
 
@@ -32,6 +33,9 @@ enum Operation {
     QueueSet,
     TenantList,
     TenantSet,
+    ResourceList,
+    ResourceRecommend,
+    ResourceApply,
     TaskList,
     TaskGet,
     TaskWhy,
@@ -43,7 +47,7 @@ enum Operation {
 }
 
 impl Operation {
-    const ALL: [(Operation, &'static str, &'static str); 17] = [
+    const ALL: [(Operation, &'static str, &'static str); 20] = [
         (Operation::MeshStatus, "mesh", "status"),
         (Operation::AgentList, "agent", "list"),
         (Operation::AgentGet, "agent", "get"),
@@ -53,6 +57,9 @@ impl Operation {
         (Operation::QueueSet, "queue", "set"),
         (Operation::TenantList, "tenant", "list"),
         (Operation::TenantSet, "tenant", "set"),
+        (Operation::ResourceList, "resource", "list"),
+        (Operation::ResourceRecommend, "resource", "recommend"),
+        (Operation::ResourceApply, "resource", "apply"),
         (Operation::TaskList, "task", "list"),
         (Operation::TaskGet, "task", "get"),
         (Operation::TaskWhy, "task", "why"),
@@ -169,6 +176,11 @@ impl Answering {
                 let Change { id, settings } = read(body)?;
                 json(&settings::change(&self.store, Scope::Tenant, &id, settings).await?)
             }
+            Operation::ResourceList => json(&self.handle.look(scheduler::Scheduler::resource_use).await?),
+            Operation::ResourceRecommend => {
+                json(&List { items: self.handle.look(scheduler::Scheduler::recommendations).await? })
+            }
+            Operation::ResourceApply => json(&recommend::apply(&self.handle, &self.store, read(body)?).await?),
             Operation::TaskList => {
                 let filter: TaskFilter = read_or_default(body)?;
                 let limit = filter.limit.unwrap_or(LIST_LIMIT).min(LIST_LIMIT);

@@ -1,4 +1,4 @@
-//! The HTTP side: health, agents, submitting tasks, and dead letters.
+//! The HTTP side: health, agents, submitting tasks, resources, and dead letters.
 
 use std::time::Duration;
 
@@ -11,13 +11,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shared::api::{DeadFilter, DeadLetterContent, DeadPage, DeadSelection, Discarded, List, Refusal, Replays};
+use shared::api::{
+    Applied, Apply, DeadFilter, DeadLetterContent, DeadPage, DeadSelection, Discarded, List, Recommendation, Refusal,
+    Replays, ResourceUse,
+};
 use shared::client::{Client, NewTask, SubmitError, TaskResult, WaitError};
 use shared::{AgentId, Kind, Priority, TaskId};
 use tokio::net::TcpListener;
 
 use crate::dead::DeadLetters;
 use crate::node::Handle;
+use crate::recommend;
 use crate::settings::{self, Scope};
 use crate::store::Store;
 
@@ -50,6 +54,9 @@ impl Server {
             .route("/v1/queues/{kind}", get(queue).patch(set_queue))
             .route("/v1/tenants", get(tenants))
             .route("/v1/tenants/{name}", axum::routing::patch(set_tenant))
+            .route("/v1/resources", get(resources))
+            .route("/v1/recommendations", get(recommendations))
+            .route("/v1/recommendations/{kind}", post(apply))
             .route("/v1/dead", get(dead_letters))
             .route("/v1/dead/{id}", get(dead_letter).delete(discard))
             .route("/v1/dead/{id}/replay", post(replay))
@@ -249,6 +256,32 @@ async fn change(
 ) -> Result<axum::Json<serde_json::Value>, Problem> {
     let patch = serde_json::from_slice(body).map_err(|e| bad_request(format!("the body is not JSON: {e}")))?;
     Ok(axum::Json(settings::change(&server.store, scope, name, patch).await?))
+}
+
+async fn resources(State(server): State<Server>) -> Result<axum::Json<ResourceUse>, Problem> {
+    Ok(axum::Json(server.handle.look(scheduler::Scheduler::resource_use).await?))
+}
+
+async fn recommendations(State(server): State<Server>) -> Result<axum::Json<List<Recommendation>>, Problem> {
+    Ok(axum::Json(List { items: server.handle.look(scheduler::Scheduler::recommendations).await? }))
+}
+
+/// Which recommendations for a kind are followed, and whether in earnest.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Following {
+    resource: Option<String>,
+    dry_run: Option<bool>,
+}
+
+async fn apply(
+    State(server): State<Server>,
+    Path(kind): Path<String>,
+    Asked(following): Asked<Following>,
+) -> Result<axum::Json<Applied>, Problem> {
+    let id = Kind::new(kind).map_err(bad_request)?;
+    let asked = Apply { id, resource: following.resource, dry_run: following.dry_run == Some(true) };
+    Ok(axum::Json(recommend::apply(&server.handle, &server.store, asked).await?))
 }
 
 impl Server {

@@ -14,6 +14,7 @@ pub mod http;
 pub mod lease;
 pub mod local;
 pub mod node;
+mod recommend;
 mod settings;
 pub mod store;
 

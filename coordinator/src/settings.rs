@@ -59,21 +59,32 @@ impl Scope {
     }
 }
 
+/// All that is said of a kind or a tenant.
+pub(crate) async fn said(store: &Store, scope: Scope, name: &str) -> Result<Value, Refusal> {
+    check_name(scope, name)?;
+    Ok(Value::Object(read_kept(store, scope, name).await?.1))
+}
+
 /// Changes what is said of a kind or a tenant; all that is said of it then is returned.
 pub(crate) async fn change(store: &Store, scope: Scope, name: &str, patch: Value) -> Result<Value, Refusal> {
     let Value::Object(patch) = patch else {
         return Err(bad("settings are changed by a JSON object, such as {\"strategy\": \"weighted\"}"));
     };
     check_name(scope, name)?;
-    let bucket = store.settings_bucket().await.map_err(|error| unavailable(&error))?;
-    let key = scope.key(name);
-    let kept = bucket.get(&key).await.map_err(|error| refused("read", error))?;
-    let mut said = kept.and_then(|kept| serde_json::from_slice(&kept).ok()).unwrap_or_default();
+    let (bucket, mut said) = read_kept(store, scope, name).await?;
     merge(&mut said, patch);
     check(scope, name, &said)?;
     let body = serde_json::to_vec(&said).map_err(|error| bad(error.to_string()))?;
-    bucket.put(&key, body.into()).await.map_err(|error| refused("keep", error))?;
+    bucket.put(scope.key(name), body.into()).await.map_err(|error| refused("keep", error))?;
     Ok(Value::Object(said))
+}
+
+/// The bucket, and what it keeps of a kind or a tenant.
+async fn read_kept(store: &Store, scope: Scope, name: &str) -> Result<(kv::Store, Map<String, Value>), Refusal> {
+    let bucket = store.settings_bucket().await.map_err(|error| unavailable(&error))?;
+    let kept = bucket.get(scope.key(name)).await.map_err(|error| refused("read", error))?;
+    let said = kept.and_then(|kept| serde_json::from_slice(&kept).ok()).unwrap_or_default();
+    Ok((bucket, said))
 }
 
 /// RFC 7396, one level deep, which is all that settings have: a table in them is replaced as a whole.

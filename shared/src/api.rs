@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::message::Needed;
 use crate::names::{AgentId, Epoch, Incarnation, Kind, Priority, TaskId};
 use crate::needs::Labels;
-use crate::quantity::Resources;
+use crate::quantity::{Countables, Resources};
 
 /// A list: the same envelope everywhere.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -95,6 +96,16 @@ pub struct Agent {
     pub capacity: Resources,
     /// What its attempts have reserved.
     pub reserved: Resources,
+    /// What it offers of countable resources.
+    #[serde(default, skip_serializing_if = "Countables::is_empty")]
+    pub countables: Countables,
+    /// What its attempts have reserved of them.
+    #[serde(default, skip_serializing_if = "Countables::is_empty")]
+    pub countables_reserved: Countables,
+    /// How it keeps commands from taking more than is reserved for them: `cgroup`, `watch` or `off`; empty if it does not
+    /// say so.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub enforcement: String,
     /// How busy its host is, by resource, 0.0 to 1.0; empty before its first report.
     pub usage: BTreeMap<String, f64>,
     /// Attempts that it has ended well since it registered with this leader.
@@ -286,6 +297,204 @@ pub struct QueueSettings {
     pub queue: Queue,
     /// The settings, under the names of the coordinator's configuration.
     pub settings: serde_json::Value,
+}
+
+/// What is used of what is reserved of what there is, as `resource.list` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ResourceUse {
+    /// Slots of the agents that get work, and how many of them are taken.
+    pub slots: SlotUse,
+    /// Each resource on all these agents together.
+    pub mesh: Vec<ResourceAmounts>,
+    /// The same, agent by agent.
+    pub agents: Vec<AgentUse>,
+    /// What attempts of each kind have used, where that was measured.
+    pub kinds: Vec<KindUse>,
+    /// What waits for an agent that is not there: no present one could ever run it.
+    pub unmet: Vec<UnmetDemand>,
+}
+
+/// Slots, and how many are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SlotUse {
+    /// How many there are.
+    pub slots: u64,
+    /// How many have an attempt in them.
+    pub taken: u64,
+    /// Mean share that had one, 0.0 to 1.0, over the last few minutes in which tasks waited that an agent could have
+    /// run; absent if there was no such time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_under_backlog: Option<f64>,
+}
+
+/// A resource: how much there is, is reserved and is used, each in the unit of [`crate::Resources`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceAmounts {
+    /// `cpu`, `memory`, `disk`, `network`, or the name of a countable one.
+    pub resource: String,
+    /// How much there is; zero where it is not limited.
+    pub capacity: u64,
+    /// How much is reserved for attempts.
+    pub reserved: u64,
+    /// How much is used on the hosts, by whomever, as their agents reported last; absent where nothing is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<u64>,
+}
+
+/// What is used of what is reserved of what an agent has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentUse {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its slots.
+    pub slots: u32,
+    /// Those that have an attempt in them.
+    pub taken: u32,
+    /// Its resources.
+    pub resources: Vec<ResourceAmounts>,
+}
+
+/// What attempts of a kind have used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KindUse {
+    /// The kind.
+    pub kind: Kind,
+    /// Attempts that were measured.
+    pub samples: u64,
+    /// Milliseconds since the first of them.
+    pub since_ms: u64,
+    /// Those of them that were ended for the memory they took.
+    pub out_of_memory: u64,
+    /// CPU and memory of one attempt.
+    pub resources: Vec<UseOfOne>,
+}
+
+/// What one attempt uses of a resource, over all that were measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UseOfOne {
+    /// `cpu` (the mean while an attempt runs) or `memory` (the most it had at a time).
+    pub resource: String,
+    /// What a task of the kind reserves that says nothing itself.
+    pub reserved: u64,
+    /// Half of the attempts used no more than this.
+    pub p50: u64,
+    /// 95 of 100 used no more than this.
+    pub p95: u64,
+    /// None used more.
+    pub peak: u64,
+    /// What was used of what was reserved, in resource-seconds; absent if nothing was reserved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub efficiency: Option<f64>,
+}
+
+/// Tasks that no present agent could ever run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnmetDemand {
+    /// Their kind.
+    pub kind: Kind,
+    /// What they need of labels, as `Hive-Needs` is written; empty if nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub needs: String,
+    /// What they reserve.
+    #[serde(flatten)]
+    pub reserved: Needed,
+    /// How many there are that the coordinator has seen.
+    pub tasks: u64,
+    /// Milliseconds since the first of them could not be placed.
+    pub since_ms: u64,
+    /// Why nobody can run them, in words.
+    pub reason: String,
+}
+
+/// Which way an allocation is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    /// Less is reserved or offered than is used.
+    UnderAllocated,
+    /// More is reserved or offered than is used.
+    OverAllocated,
+}
+
+impl Finding {
+    /// How it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Finding::UnderAllocated => "under-allocated",
+            Finding::OverAllocated => "over-allocated",
+        }
+    }
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A suggestion with its evidence, as `resource.recommend` shows it: to reserve more or less for a kind, or to offer more
+/// or fewer slots on an agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recommendation {
+    /// The kind it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    /// The agent it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// `cpu` or `memory` of a kind; `slots` of an agent.
+    pub resource: String,
+    /// Which way it is wrong.
+    pub finding: Finding,
+    /// What is reserved or offered now.
+    pub now: u64,
+    /// What should be.
+    pub suggested: u64,
+    /// What was used: half of the samples were no more than this. Of an agent it is the share of the resource that its full
+    /// slots left least of, in thousandths.
+    pub p50: u64,
+    /// 95 of 100 were no more than this.
+    pub p95: u64,
+    /// None was more.
+    pub peak: u64,
+    /// How many samples there are.
+    pub samples: u64,
+    /// Milliseconds since the first of them.
+    pub since_ms: u64,
+    /// What it would save or prevent, in words.
+    pub effect: String,
+    /// What `resource.apply` would set now; absent where it can set nothing. It goes towards the suggestion by a bounded
+    /// step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u64>,
+    /// What bounds that step, or keeps it from being taken, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<String>,
+}
+
+/// What `resource.apply` has changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The kind.
+    pub kind: Kind,
+    /// The recommendations that were followed; `step` is what was set.
+    pub followed: Vec<Recommendation>,
+    /// All that is said of the kind while the mesh runs, under the names of the coordinator's configuration.
+    pub settings: serde_json::Value,
+}
+
+/// What `resource.apply` is asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Apply {
+    /// The kind.
+    pub id: Kind,
+    /// Only this resource, `cpu` or `memory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
+    /// Whether nothing is changed, and only told what would be.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// Somebody whom work is for, as `tenant.list` shows it.

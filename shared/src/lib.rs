@@ -23,5 +23,5 @@ pub mod connect;
 #[cfg(feature = "nats")]
 pub use client::Client;
 pub use names::{AgentId, Epoch, Incarnation, Kind, MeshName, Priority, TaskId};
-pub use quantity::{Countables, Resources};
+pub use quantity::{Countables, Resources, Used};
 pub use task::{Outcome, TaskOptions};

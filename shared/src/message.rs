@@ -58,7 +58,7 @@ pub struct Hello {
 }
 
 /// What an attempt needs, or has reserved.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Needed {
     /// Of what every host has; zero where nothing is said.
     #[serde(flatten)]
@@ -72,6 +72,12 @@ impl Needed {
     /// Whether nothing is said.
     pub fn is_empty(&self) -> bool {
         self.resources == Resources::ZERO && self.countable.is_empty()
+    }
+
+    /// The greater amount of everything.
+    #[must_use]
+    pub fn most(&self, other: &Needed) -> Needed {
+        Needed { resources: self.resources.most(&other.resources), countable: self.countable.most(&other.countable) }
     }
 
     /// This, and `other` in each dimension of which this says nothing. The countable ones are one dimension.

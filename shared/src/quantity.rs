@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use compact_str::CompactString;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::names::excerpt;
 
 /// An amount of each resource: what a task needs, or what an agent has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resources {
     /// Thousandths of a CPU core.
@@ -60,6 +61,12 @@ impl Resources {
         self.zip(other, u64::saturating_sub)
     }
 
+    /// The greater amount in each dimension.
+    #[must_use]
+    pub fn most(&self, other: &Resources) -> Resources {
+        self.zip(other, u64::max)
+    }
+
     /// This, and `other` in each dimension of which this has nothing.
     #[must_use]
     pub fn or(&self, other: &Resources) -> Resources {
@@ -75,7 +82,7 @@ impl Resources {
 /// Amounts of resources that are counted, and mean nothing to the mesh but their number: `gpus=2, licences=1`.
 ///
 /// Each has a name of its own, and an amount above zero: of what is not named there is none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<CompactString, u64>")]
 pub struct Countables(BTreeMap<CompactString, u64>);
 
@@ -140,12 +147,34 @@ impl Countables {
         Self(sum)
     }
 
+    /// The greater amount of each.
+    #[must_use]
+    pub fn most(&self, other: &Countables) -> Countables {
+        let mut most = self.0.clone();
+        for (name, amount) in &other.0 {
+            let greater = most.entry(name.clone()).or_default();
+            *greater = (*greater).max(*amount);
+        }
+        Self(most)
+    }
+
     /// What is left when `other` is taken away; never below zero.
     #[must_use]
     pub fn minus(&self, other: &Countables) -> Countables {
         let left = self.0.iter().map(|(name, amount)| (name.clone(), amount.saturating_sub(other.get(name))));
         Self(left.filter(|(_, amount)| *amount > 0).collect())
     }
+}
+
+/// What an attempt used, as far as that was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// CPU time.
+    pub cpu: Option<Duration>,
+    /// The most bytes of memory at a time.
+    pub memory_peak: Option<u64>,
+    /// Bytes read from disks and written to them.
+    pub io_bytes: Option<u64>,
 }
 
 fn is_countable(name: &str) -> bool {
@@ -304,7 +333,7 @@ fn scaled(digits: &str, factor: f64) -> Option<u64> {
 
 /// Declares a (de)serialiser for a field that is written as a text, or as a plain number.
 macro_rules! field {
-    ($(#[$doc:meta])* $name:ident, $parse:path) => {
+    ($(#[$doc:meta])* $name:ident, $parse:path, $unit:literal) => {
         $(#[$doc])*
         pub mod $name {
             use super::*;
@@ -325,9 +354,14 @@ macro_rules! field {
                 $parse(&text).map(Some).map_err(serde::de::Error::custom)
             }
 
-            /// Writes the field as a number of its base unit.
+            /// Writes the field as it is read.
             pub fn serialize<S: serde::Serializer>(amount: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
-                amount.serialize(serializer)
+                amount.map(write).serialize(serializer)
+            }
+
+            /// An amount as it is read.
+            pub fn write(amount: u64) -> String {
+                format!(concat!("{}", $unit), amount)
             }
         }
     };
@@ -335,15 +369,15 @@ macro_rules! field {
 
 field!(
     /// For a field of CPU cores, kept in thousandths: `#[serde(default, with = "quantity::cpu")]`.
-    cpu, parse_cpu
+    cpu, parse_cpu, "m"
 );
 field!(
     /// For a field of bytes: `#[serde(default, with = "quantity::bytes")]`.
-    bytes, parse_bytes
+    bytes, parse_bytes, ""
 );
 field!(
     /// For a field of bandwidth, kept in bits per second: `#[serde(default, with = "quantity::bandwidth")]`.
-    bandwidth, parse_bandwidth
+    bandwidth, parse_bandwidth, "bps"
 );
 
 #[cfg(test)]
@@ -369,6 +403,13 @@ mod tests {
         assert_eq!(show("memory", 512 << 20), "512 MiB");
         assert_eq!(show("disk", 1536 << 20), "1.5 GiB");
         assert_eq!(show("network", 10_000_000), "10 Mbps");
+    }
+
+    #[test]
+    fn amounts_are_written_as_they_are_read() {
+        assert_eq!(parse_cpu(&cpu::write(250)), Ok(250));
+        assert_eq!(parse_bytes(&bytes::write(1 << 20)), Ok(1 << 20));
+        assert_eq!(parse_bandwidth(&bandwidth::write(9600)), Ok(9600));
     }
 
     #[test]

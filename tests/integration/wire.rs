@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_worker::session::{Done, Ended, Order, Used};
+use agent_worker::session::{Done, Ended, Order};
 use agent_worker::wire::{read_run, write_done};
 use async_nats::HeaderMap;
 use mesh_tests::fake::{Character, INCARNATION};
@@ -13,7 +13,7 @@ use mesh_tests::{FakeAgent, Mesh, agent, new_task, task, tasks};
 use shared::client::NewTask;
 use shared::message::Needed;
 use shared::task::AttemptOutcome;
-use shared::{Countables, Epoch, Incarnation, Outcome, Resources, TaskId};
+use shared::{Countables, Epoch, Incarnation, Outcome, Resources, TaskId, Used};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_sends_run_with_the_golden_headers() {

@@ -27,7 +27,7 @@ use super::measure::used_by_ended;
 use super::strays::Kin;
 use super::watcher::Watch;
 use super::{Assignment, Failure, GRACE, too_much_output};
-use crate::session::Used;
+use shared::Used;
 
 /// How much of the end of standard error is kept.
 const STDERR_BYTES: usize = 4096;

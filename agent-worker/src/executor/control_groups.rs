@@ -23,7 +23,7 @@ use tracing::debug;
 use super::limits::{Excess, Limits};
 use super::mark::is_alive;
 use crate::cgroup::{self, entry};
-use crate::session::Used;
+use shared::Used;
 
 /// Without each of these no limit would hold.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];

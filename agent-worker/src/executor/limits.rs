@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::control_groups::{ControlGroup, ControlGroups};
 use crate::cgroup;
-use crate::session::Used;
+use shared::Used;
 
 /// What somebody wants to keep commands to their limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use nix::libc;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-use crate::session::Used;
+use shared::Used;
 
 /// The size of a block in the counts of the kernel, whatever the disk's.
 const BLOCK_BYTES: u64 = 512;

@@ -22,11 +22,11 @@ use futures_util::FutureExt as _;
 use rustc_hash::FxHashMap;
 use shared::message::Needed;
 use shared::task::AttemptOutcome;
-use shared::{AgentId, Kind, header};
+use shared::{AgentId, Kind, Used, header};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use crate::session::{Ended, Key, Order, Used};
+use crate::session::{Ended, Key, Order};
 use limits::Enforcement;
 use strays::Strays;
 

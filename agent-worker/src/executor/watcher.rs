@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use super::limits::{Excess, Limits};
 use super::measure::{Usage, proportional_memory};
 use super::strays::Lookout;
-use crate::session::Used;
+use shared::Used;
 
 /// When it is looked first. Most commands that take no time have ended by then, and cost nothing.
 const FIRST_LOOK: Duration = Duration::from_millis(20);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use compact_str::{CompactString, ToCompactString as _};
 use shared::message::{AttemptRef, Held};
 use shared::task::{AttemptOutcome, Backoff};
-use shared::{AgentId, Outcome, Priority, TaskId};
+use shared::{AgentId, Outcome, Priority, TaskId, Used};
 
 use crate::event::{Action, Actions, Delivery, Done, Notice, Sequence, Settlement, Unreadable};
 use crate::history::History;
@@ -14,12 +14,16 @@ use crate::kinds::{Demand, KindKey};
 use crate::liveness::{Loss, is};
 use crate::performance::{BLACK_HOLE, Performance};
 use crate::registry::AgentKey;
-use crate::scheduler::{HOPELESS_KEPT, Timer};
+use crate::scheduler::Timer;
 use crate::tasks::{Attempt, State, Task};
+use crate::unmet::KEPT;
 use crate::{Scheduler, Timestamp, placement};
 
 /// A task that took this many agents down is not given another one.
 const POISON: u32 = 3;
+
+/// What the error of an attempt begins with that was ended for the memory it took (docs/protocol.md).
+const OUT_OF_MEMORY: &str = "out of memory";
 
 /// How long a task waits that an agent would not take.
 const AFTER_REJECTION: Duration = Duration::from_millis(100);
@@ -100,8 +104,8 @@ impl Scheduler {
         if expired {
             return self.settle_unrun(sequence, Outcome::Expired, None, actions);
         }
-        let reserved = self.tasks.get(sequence).expect("it was inserted above").demand.resources();
-        if let Some(problem) = self.config.limits.exceeded(&reserved) {
+        let demand = &self.tasks.get(sequence).expect("it was inserted above").demand;
+        if let Some(problem) = self.config.limits.exceeded(&demand.reserved.resources) {
             return self.settle_unrun(sequence, Outcome::Dead, Some(problem.into()), actions);
         }
         self.wait(sequence, false);
@@ -119,12 +123,12 @@ impl Scheduler {
         let kind = self.kind_key(&kind);
         let tenant = options.tenant.as_ref().map(CompactString::as_str).unwrap_or_default();
         let tenant = self.tenants.find_or_add(tenant, &self.config);
-        let settings = &self.kinds.get(kind).settings;
-        let resources = settings.resources_of(&options).dimensions();
+        let entry = self.kinds.get(kind);
+        let (settings, reserved) = (&entry.settings, entry.reserved_by(&options));
         Task {
             id,
             priority,
-            demand: Demand { tenant, kind, needs: options.needs, resources, alone: false },
+            demand: Demand { tenant, kind, needs: options.needs, reserved, alone: false },
             accepted,
             deadline,
             timeout: options.timeout.or(settings.timeout),
@@ -301,9 +305,12 @@ impl Scheduler {
         };
         let Some(task) = self.tasks.get(done.sequence) else { return };
         let key = task.demand.kind;
+        let kind = self.kinds.get_mut(key);
         if succeeded {
-            self.kinds.get_mut(key).run_time.observe(done.run);
+            kind.run_time.observe(done.run);
         }
+        let out_of_memory = done.error.as_ref().is_some_and(|error| error.starts_with(OUT_OF_MEMORY));
+        kind.usage.observe(done.run, &done.used, &task.demand.reserved.resources, out_of_memory, now);
         let agent = self.registry.get_mut(attempt.agent);
         *(if succeeded { &mut agent.succeeded } else { &mut agent.failed }) += 1;
         agent.performance.entry(key).or_default().observe(succeeded, done.run);
@@ -458,7 +465,7 @@ impl Scheduler {
         // More of what nobody could ever run is sent back.
         self.registry.settle(&self.kinds);
         if let Some(line) = self.lines.blocked(&task.demand)
-            && self.lines.len(line) > HOPELESS_KEPT
+            && self.lines.len(line) > KEPT
             && !placement::anybody_able(&task.demand, self.kinds.get_mut(task.demand.kind), &self.registry)
         {
             self.lines.unblock(line);
@@ -519,7 +526,8 @@ impl Scheduler {
         self.vacate(sequence);
         let error = format!("it ran longer than it may ({limit:?}), and its agent did not end it");
         let run = now.since(attempt.running_since.unwrap_or(now));
-        let done = Done { sequence, attempt: named, incarnation, outcome: AttemptOutcome::Timeout, error: None, run };
+        let (outcome, used) = (AttemptOutcome::Timeout, Used::default());
+        let done = Done { sequence, attempt: named, incarnation, outcome, error: None, run, used };
         self.measure(&attempt, &done, now, actions);
         let Some(task) = self.tasks.get_mut(sequence) else { return };
         task.history.failed(id, &attempt, error.as_str().into(), now);
@@ -647,7 +655,7 @@ impl Scheduler {
         actions.extend(self.tasks.take_duplicates(id).into_iter().map(Action::SettleDuplicate));
     }
 
-    fn task_notice(&self, what: &'static str, sequence: Sequence) -> Notice {
+    pub(crate) fn task_notice(&self, what: &'static str, sequence: Sequence) -> Notice {
         let task = self.tasks.get(sequence);
         Notice {
             topic: "task",

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use shared::message::Needed;
 use shared::task::Backoff;
-use shared::{Kind, Resources, TaskOptions, quantity};
+use shared::{Countables, Kind, Resources, quantity};
 
 use crate::pace::Rate;
 use crate::placement::{Packing, Strategy};
@@ -123,13 +124,16 @@ impl Default for Limits {
 }
 
 impl Limits {
+    pub(crate) fn as_array(&self) -> [Option<u64>; 4] {
+        [self.cpu, self.memory, self.disk, self.network]
+    }
+
     /// What is wrong with asking for this, in words, if anything is.
     pub(crate) fn exceeded(&self, resources: &Resources) -> Option<String> {
-        let limits = [self.cpu, self.memory, self.disk, self.network];
         let over = resources
             .dimensions()
             .into_iter()
-            .zip(limits)
+            .zip(self.as_array())
             .zip(Resources::NAMES)
             .find_map(|((need, limit), name)| limit.filter(|limit| need > *limit).map(|limit| (need, limit, name)));
         let (need, limit, name) = over?;
@@ -325,6 +329,9 @@ pub struct KindConfig {
     /// Bandwidth reserved for each attempt.
     #[serde(with = "quantity::bandwidth", skip_serializing_if = "Option::is_none")]
     pub network: Option<u64>,
+    /// Countable resources reserved for each attempt: `resources = { gpus = 1 }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Countables>,
 }
 
 /// Settings of a kind, complete.
@@ -350,8 +357,8 @@ pub struct KindSettings {
     pub backoff: Backoff,
     /// Share of the running attempts for tasks that have failed before, while others wait.
     pub retry_share: f64,
-    /// Reserved for each attempt.
-    pub resources: Resources,
+    /// Reserved for each attempt; where it says nothing, what the agents' own settings say is.
+    pub reserved: Needed,
 }
 
 impl Default for KindSettings {
@@ -368,7 +375,7 @@ impl Default for KindSettings {
             backoff: Backoff::default(),
             // As in Finagle's retry budget.
             retry_share: 0.2,
-            resources: Resources::ZERO,
+            reserved: Needed::default(),
         }
     }
 }
@@ -442,7 +449,7 @@ impl Config {
 
 impl KindSettings {
     fn apply(&mut self, config: &KindConfig) {
-        let resources = &mut self.resources;
+        let Needed { resources, countable } = &mut self.reserved;
         set(&mut self.strategy, config.strategy);
         set(&mut self.packing, config.pack_by);
         self.max_running = config.max_running.or(self.max_running);
@@ -459,6 +466,9 @@ impl KindSettings {
         set(&mut resources.memory_bytes, config.memory);
         set(&mut resources.disk_bytes, config.disk);
         set(&mut resources.network_bps, config.network);
+        if let Some(countables) = &config.resources {
+            countable.clone_from(countables);
+        }
     }
 
     /// As they are written.
@@ -475,20 +485,11 @@ impl KindSettings {
             timeout: self.timeout,
             backoff: Some(self.backoff),
             retry_share: Some(self.retry_share),
-            cpu: amount(self.resources.cpu_millis),
-            memory: amount(self.resources.memory_bytes),
-            disk: amount(self.resources.disk_bytes),
-            network: amount(self.resources.network_bps),
-        }
-    }
-
-    /// What a task of the kind reserves, by its headers or else by these settings.
-    pub(crate) fn resources_of(&self, options: &TaskOptions) -> Resources {
-        Resources {
-            cpu_millis: options.cpu_millis.unwrap_or(self.resources.cpu_millis),
-            memory_bytes: options.memory_bytes.unwrap_or(self.resources.memory_bytes),
-            disk_bytes: options.disk_bytes.unwrap_or(self.resources.disk_bytes),
-            network_bps: options.network_bps.unwrap_or(self.resources.network_bps),
+            cpu: amount(self.reserved.resources.cpu_millis),
+            memory: amount(self.reserved.resources.memory_bytes),
+            disk: amount(self.reserved.resources.disk_bytes),
+            network: amount(self.reserved.resources.network_bps),
+            resources: Some(self.reserved.countable.clone()).filter(|countables| !countables.is_empty()),
         }
     }
 }
@@ -511,7 +512,7 @@ mod tests {
 
         let settings = config.kind(&Kind::new("big").unwrap());
 
-        assert_eq!((settings.max_attempts, settings.resources.cpu_millis), (5, 2000));
+        assert_eq!((settings.max_attempts, settings.reserved.resources.cpu_millis), (5, 2000));
     }
 
     #[test]

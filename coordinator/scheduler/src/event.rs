@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use compact_str::CompactString;
-use shared::message::{AttemptRef, Beat, Bye, Hello, Report};
+use shared::message::{AttemptRef, Beat, Bye, Hello, Needed, Report};
 use shared::task::AttemptOutcome;
-use shared::{AgentId, Epoch, Incarnation, Kind, Outcome, Priority, Resources, TaskId, TaskOptions};
+use shared::{AgentId, Epoch, Incarnation, Kind, Outcome, Priority, TaskId, TaskOptions, Used};
 
 use crate::Timestamp;
 use crate::config::{KindConfig, TenantConfig};
@@ -120,6 +120,8 @@ pub struct Done {
     pub error: Option<CompactString>,
     /// How long it ran.
     pub run: Duration,
+    /// What it used meanwhile.
+    pub used: Used,
 }
 
 /// Something the coordinator must do.
@@ -213,7 +215,7 @@ pub struct Dispatch {
     /// Limit of its run, where the task or its kind names one.
     pub timeout: Option<Duration>,
     /// What is reserved for it.
-    pub reserved: Resources,
+    pub reserved: Needed,
 }
 
 /// How a task ended.

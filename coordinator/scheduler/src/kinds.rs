@@ -1,8 +1,9 @@
 //! The kinds that agents can do or tasks have named, and what a task asks of its agent.
 
 use rustc_hash::FxHashMap;
+use shared::message::Needed;
 use shared::needs::Needs;
-use shared::{Kind, Resources};
+use shared::{Kind, Resources, TaskOptions, quantity};
 
 use crate::config::KindSettings;
 use crate::pace::Pace;
@@ -11,6 +12,7 @@ use crate::placement::{Standards, StrategyState};
 use crate::registry::AgentKey;
 use crate::retries::Retries;
 use crate::tenants::TenantKey;
+use crate::usage::Usage;
 
 /// Short name of a kind within the scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +34,10 @@ pub(crate) struct KindEntry {
     pub(crate) key: KindKey,
     pub(crate) kind: Kind,
     pub(crate) settings: KindSettings,
+    /// What its agents' own settings say that an attempt needs; the most that any of them says.
+    pub(crate) declared: Needed,
+    /// What its attempts have used.
+    pub(crate) usage: Usage,
     /// Agents that can do it, whether or not they are there; in the order they came.
     pub(crate) agents: Vec<AgentKey>,
     pub(crate) run_time: RunTime,
@@ -56,6 +62,20 @@ pub(crate) struct Kinds {
     by_name: FxHashMap<Kind, KindKey>,
 }
 
+impl KindEntry {
+    /// What a task of the kind reserves: what its headers say, or else the settings of the kind, or else those of its
+    /// agents.
+    pub(crate) fn reserved_by(&self, options: &TaskOptions) -> Needed {
+        let said = [options.cpu_millis, options.memory_bytes, options.disk_bytes, options.network_bps];
+        let otherwise = self.settings.reserved.or(&self.declared);
+        let dimensions = otherwise.resources.dimensions();
+        Needed {
+            resources: Resources::from_dimensions(std::array::from_fn(|i| said[i].unwrap_or(dimensions[i]))),
+            countable: options.countables.clone().unwrap_or(otherwise.countable),
+        }
+    }
+}
+
 impl Kinds {
     pub(crate) fn find(&self, kind: &Kind) -> Option<KindKey> {
         self.by_name.get(kind).copied()
@@ -67,6 +87,8 @@ impl Kinds {
             key,
             kind: kind.clone(),
             settings,
+            declared: Needed::default(),
+            usage: Usage::default(),
             agents: Vec::new(),
             run_time: RunTime::default(),
             strategy: StrategyState::default(),
@@ -108,7 +130,8 @@ pub(crate) struct Demand {
     pub(crate) tenant: TenantKey,
     pub(crate) kind: KindKey,
     pub(crate) needs: Needs,
-    pub(crate) resources: [u64; 4],
+    /// What is reserved for it.
+    pub(crate) reserved: Needed,
     /// Whether its agent may have nothing else meanwhile.
     pub(crate) alone: bool,
 }
@@ -117,18 +140,25 @@ impl Demand {
     /// A task that asks for nothing but its kind, and is for nobody in particular.
     pub(crate) fn plain(kind: KindKey) -> Self {
         let (tenant, needs) = (TenantKey::default(), Needs::default());
-        Self { tenant, kind, needs, resources: [0; 4], alone: false }
+        Self { tenant, kind, needs, reserved: Needed::default(), alone: false }
     }
 
     /// Whether another asks the same of its agent, whoever it is for.
     pub(crate) fn is_like(&self, other: &Demand) -> bool {
         self.kind == other.kind
-            && self.resources == other.resources
+            && self.reserved == other.reserved
             && self.alone == other.alone
             && self.needs == other.needs
     }
 
-    pub(crate) fn resources(&self) -> Resources {
-        Resources::from_dimensions(self.resources)
+    /// What it asks for beside its kind, in words.
+    pub(crate) fn words(&self) -> String {
+        let needs = (!self.needs.is_empty()).then(|| format!("with `{}`", self.needs));
+        let amounts = self.reserved.resources.dimensions().into_iter().zip(Resources::NAMES);
+        let amounts = amounts.filter(|(amount, _)| *amount > 0);
+        let amounts = amounts.map(|(amount, name)| format!("{name} {}", quantity::show(name, amount)));
+        let countable = (!self.reserved.countable.is_empty()).then(|| self.reserved.countable.to_string());
+        let parts: Vec<String> = needs.into_iter().chain(amounts).chain(countable).collect();
+        if parts.is_empty() { "at all".to_owned() } else { parts.join(", ") }
     }
 }

@@ -8,6 +8,7 @@
 mod attempts;
 mod brake;
 mod config;
+mod efficiency;
 mod event;
 mod history;
 mod kinds;
@@ -15,6 +16,7 @@ mod lines;
 mod liveness;
 mod pace;
 mod performance;
+mod recommend;
 mod registry;
 mod retries;
 mod scheduler;
@@ -22,6 +24,8 @@ mod shares;
 mod tasks;
 mod tenants;
 mod time;
+mod unmet;
+mod usage;
 mod view;
 mod why;
 
@@ -35,6 +39,7 @@ pub use config::{
 pub use event::{Action, Actions, Delivery, Dispatch, Done, Event, Notice, Sequence, Settlement, Unreadable};
 pub use history::{End, History, HowEnded};
 pub use pace::Rate;
+pub use recommend::FEWEST as FEWEST_SAMPLES;
 pub use scheduler::Scheduler;
 pub use time::Timestamp;
 pub use view::QueueView;

@@ -171,6 +171,18 @@ impl Lines {
         self.lines[key.0 as usize].as_ref().filter(|line| line.trial == Trial::Blocked).map(|_| key)
     }
 
+    /// What stands in the line of these tasks, those included that are passed over when they come up.
+    pub(crate) fn waiting(&self, demand: &Demand) -> impl Iterator<Item = Sequence> {
+        let line = self.by_demand.get(demand).and_then(|key| self.lines[key.0 as usize].as_ref());
+        line.into_iter().flat_map(|line| line.waiting.iter().flatten().copied())
+    }
+
+    /// What the blocked lines wait for, and the head of each.
+    pub(crate) fn blocked_heads(&self) -> impl Iterator<Item = (Demand, Sequence)> {
+        let blocked = self.lines.iter().flatten().filter(|line| line.trial == Trial::Blocked);
+        blocked.filter_map(|line| Some((line.demand.clone(), line.head()?)))
+    }
+
     /// Lets the line be tried again.
     pub(crate) fn unblock(&mut self, key: LineKey) {
         self.line_mut(key).trial = Trial::Ready;

@@ -1,10 +1,11 @@
 //! What is done about agents: registering, beating, falling silent, leaving.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 use shared::api::AgentState;
-use shared::message::{AttemptRef, Beat, Bye, Held, HeldState, Hello, Report};
+use shared::message::{AttemptRef, Beat, Bye, Held, HeldState, Hello, Needed, Report};
 use shared::{AgentId, Epoch};
 
 use crate::brake::{RETURN, Verdicts};
@@ -109,7 +110,18 @@ impl Scheduler {
         }
         let capacity = self.config.placement.overcommit.of(hello.capacity);
         agent.describe(hello, kinds, capacity);
+        let needs = hello.needs.iter().filter_map(|(kind, needed)| Some((self.kinds.find(kind)?, needed.clone())));
+        let before = std::mem::replace(&mut agent.declared, needs.collect());
+        let changed: BTreeSet<KindKey> = before.keys().chain(agent.declared.keys()).copied().collect();
+        changed.into_iter().for_each(|kind| self.declare(kind));
         self.served_version += 1;
+    }
+
+    /// Finds out anew what the agents say that an attempt of a kind needs: the most that any of them says.
+    fn declare(&mut self, kind: KindKey) {
+        let entry = self.kinds.get_mut(kind);
+        let said = entry.agents.iter().filter_map(|key| self.registry.get(*key).declared.get(&kind));
+        entry.declared = said.fold(Needed::default(), |most, needed| most.most(needed));
     }
 
     pub(crate) fn agent_beat(&mut self, id: &AgentId, beat: &Beat, now: Timestamp, actions: &mut Actions) {
@@ -203,11 +215,11 @@ impl Scheduler {
         self.shares_changed(key);
     }
 
-    pub(crate) fn agent_report(&mut self, id: &AgentId, report: Report) {
+    pub(crate) fn agent_report(&mut self, id: &AgentId, report: Report, now: Timestamp) {
         let Some(key) = self.registry.find(id) else { return };
         let agent = self.registry.get_mut(key);
         if agent.incarnation == report.incarnation {
-            agent.report(report);
+            agent.report(report, now);
             self.shares_changed(key);
         }
     }
@@ -361,6 +373,7 @@ impl Scheduler {
                 let entry = self.kinds.get_mut(kind);
                 entry.agents.retain(|other| *other != key);
                 entry.strategy.forget(key);
+                self.declare(kind);
             }
             self.served_version += 1;
         }
@@ -589,7 +602,7 @@ impl Scheduler {
         let agent = self.registry.get_mut(attempt.agent);
         agent.missing.remove(&sequence);
         let (agent, incarnation) = (agent.id.clone(), agent.incarnation);
-        let (attempt, timeout, reserved) = (task.attempt_ref(&attempt), task.timeout, task.demand.resources());
+        let (attempt, timeout, reserved) = (task.attempt_ref(&attempt), task.timeout, task.demand.reserved.clone());
         actions.push(Action::Repeat(Dispatch { sequence, agent, incarnation, attempt, timeout, reserved }));
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use shared::api::AgentState;
 use shared::message::Hello;
 use shared::task::AttemptOutcome;
-use shared::{AgentId, Epoch, Incarnation, Kind, Priority, TaskId, TaskOptions};
+use shared::{AgentId, Epoch, Incarnation, Kind, Priority, TaskId, TaskOptions, Used};
 
 use crate::config::{Config, KindConfig};
 use crate::event::{Action, Actions, Delivery, Dispatch, Done, Event, Sequence};
@@ -170,7 +170,7 @@ impl Cycle {
     fn end(&mut self, dispatch: Dispatch) {
         let Dispatch { sequence, agent, incarnation, attempt, .. } = dispatch;
         let (outcome, run) = (AttemptOutcome::Succeeded, Duration::from_millis(10));
-        let done = Done { sequence, attempt, incarnation, outcome, error: None, run };
+        let done = Done { sequence, attempt, incarnation, outcome, error: None, run, used: Used::default() };
         self.tell(Event::AttemptDone(agent, done));
         self.tell(Event::TaskRecorded(sequence));
         self.tell(Event::TaskRemoved(sequence));

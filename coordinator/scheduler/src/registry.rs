@@ -7,15 +7,16 @@ use std::time::Duration;
 use indexmap::IndexSet;
 use rustc_hash::{FxHashMap, FxHashSet};
 use shared::api::AgentState;
-use shared::message::{Hello, Report};
+use shared::message::{Hello, Needed, Report};
 use shared::needs::Labels;
-use shared::{AgentId, Epoch, Incarnation, Resources};
+use shared::{AgentId, Countables, Epoch, Incarnation, Resources};
 
 use crate::Timestamp;
 use crate::event::Sequence;
 use crate::kinds::{KindEntry, KindKey, Kinds};
 use crate::performance::Performance;
 use crate::placement::{self, Fleet, Search, Sort};
+use crate::usage::Full;
 
 /// Short name of an agent within the scheduler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,8 +43,17 @@ pub(crate) struct Agent {
     pub(crate) labels: Labels,
     pub(crate) host: String,
     pub(crate) version: String,
+    /// What it offers, and what may be reserved of it: more, where the ratios say so.
+    pub(crate) offered: Resources,
     pub(crate) capacity: Resources,
     pub(crate) reserved: Resources,
+    /// What it offers of countable resources, and what of that is reserved.
+    pub(crate) countables: Countables,
+    pub(crate) countables_reserved: Countables,
+    /// What its own settings say that an attempt of a kind needs.
+    pub(crate) declared: FxHashMap<KindKey, Needed>,
+    /// How it keeps commands to what is reserved for them.
+    pub(crate) enforcement: String,
     /// Tasks whose current attempt it has.
     pub(crate) in_flight: IndexSet<Sequence, rustc_hash::FxBuildHasher>,
     pub(crate) last_heard: Timestamp,
@@ -63,6 +73,8 @@ pub(crate) struct Agent {
     pub(crate) report: Option<Report>,
     /// What it carried when it reported: what has come since is not in the report's figures.
     pub(crate) in_flight_at_report: usize,
+    /// How busy its host was while its slots were full.
+    pub(crate) full: Full,
     pub(crate) performance: FxHashMap<KindKey, Performance>,
     /// When it was last given something, on a counter that all placements share.
     pub(crate) last_turn: u64,
@@ -100,8 +112,14 @@ impl Agent {
             labels: Labels::new(),
             host: String::new(),
             version: String::new(),
+            offered: Resources::ZERO,
             capacity: Resources::ZERO,
             reserved: Resources::ZERO,
+            countables: Countables::ZERO,
+            countables_reserved: Countables::ZERO,
+            declared: FxHashMap::default(),
+            enforcement: String::new(),
+            full: Full::default(),
             in_flight: IndexSet::default(),
             last_heard: now,
             beat_sequence: 0,
@@ -136,17 +154,50 @@ impl Agent {
         self.labels.clone_from(&hello.labels);
         self.host.clone_from(&hello.host);
         self.version.clone_from(&hello.version);
+        self.offered = hello.capacity;
         self.capacity = capacity;
+        self.countables.clone_from(&hello.resources);
+        self.enforcement.clone_from(&hello.enforcement);
         self.description += 1;
     }
 
     /// Takes over how busy its host is.
-    pub(crate) fn report(&mut self, report: Report) {
+    pub(crate) fn report(&mut self, report: Report, now: Timestamp) {
         let bar = |was: bool| if was { EASED } else { PRESSURE };
         self.pressured = report.memory.max(report.disk) > bar(self.pressured);
         self.busy = report.cpu > bar(self.busy);
-        self.report = Some(report);
         self.in_flight_at_report = self.in_flight.len();
+        if self.in_flight.len() >= self.slots as usize {
+            self.full.observe(&report, now);
+        }
+        self.report = Some(report);
+    }
+
+    /// An attempt takes this of what it has.
+    pub(crate) fn reserve(&mut self, needed: &Needed) {
+        self.reserved = self.reserved.plus(&needed.resources);
+        if !needed.countable.is_empty() {
+            self.countables_reserved = self.countables_reserved.plus(&needed.countable);
+        }
+    }
+
+    /// It has this back.
+    pub(crate) fn release(&mut self, needed: &Needed) {
+        self.reserved = self.reserved.minus(&needed.resources);
+        if !needed.countable.is_empty() {
+            self.countables_reserved = self.countables_reserved.minus(&needed.countable);
+        }
+    }
+
+    /// It has nothing reserved any more.
+    pub(crate) fn release_all(&mut self) {
+        self.reserved = Resources::ZERO;
+        self.countables_reserved = Countables::ZERO;
+    }
+
+    /// What it can still reserve of a countable resource.
+    pub(crate) fn uncounted(&self, name: &str) -> u64 {
+        self.countables.get(name).saturating_sub(self.countables_reserved.get(name))
     }
 
     /// Whether its host has too little memory or disk left.
@@ -172,6 +223,11 @@ impl Agent {
     /// Whether it may get new work and has a place for it.
     pub(crate) fn has_place(&self) -> bool {
         self.takes_work() && self.taken() < (self.slots + self.queue) as usize
+    }
+
+    /// How many of its slots have an attempt in them.
+    pub(crate) fn slots_taken(&self) -> u32 {
+        self.slots.min(self.in_flight.len() as u32)
     }
 
     /// How many places in its slots and its queue are taken up.

@@ -15,9 +15,10 @@ use shared::{Epoch, Kind};
 use crate::Timestamp;
 use crate::brake::Brake;
 use crate::config::{Config, KindConfig, TenantConfig, TenantSettings};
+use crate::efficiency::Utilisation;
 use crate::event::{Action, Actions, Dispatch, Event, Sequence};
 use crate::history::History;
-use crate::kinds::{Demand, KindKey, Kinds};
+use crate::kinds::{KindKey, Kinds};
 use crate::lines::{LineKey, Lines, Trial};
 use crate::performance::Performance;
 use crate::placement::{self, Choice, Strategy};
@@ -26,16 +27,11 @@ use crate::retries::Retries;
 use crate::shares::Charge;
 use crate::tasks::{Attempt, State, Tasks};
 use crate::tenants::{TenantKey, Tenants};
+use crate::unmet::{self, Unmet};
 use crate::why::Recent;
 
 /// How often agents are looked at for silence.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
-
-/// Tasks of one demand that are kept at hand although no agent could run them: enough to tell why they wait.
-pub(crate) const HOPELESS_KEPT: usize = 8;
-
-/// How long the others are sent back at least.
-const HOPELESS_DELAY: Duration = Duration::from_secs(60);
 
 /// Longest wait for the agents to say what they hold, after a leader has taken over.
 pub(crate) const ADOPTION: Duration = Duration::from_millis(1000);
@@ -71,8 +67,10 @@ pub struct Scheduler {
     pub(crate) served_version: u64,
     /// Agents that can take something that they could not take before, if anything waits for that.
     pub(crate) with_room: BTreeSet<AgentKey>,
-    /// What no agent could ever run that is there, and how many tasks that ask for it were sent back.
-    pub(crate) hopeless: FxHashMap<Demand, u64>,
+    /// What no agent could ever run that is there.
+    pub(crate) unmet: Unmet,
+    /// How many slots are taken while there is enough to do.
+    pub(crate) utilisation: Utilisation,
     /// Tasks whose end is wanted and whose message has not come yet.
     pub(crate) cancelled: FxHashSet<Sequence>,
     /// What leaders before have kept of tasks that have not come yet.
@@ -181,7 +179,8 @@ impl Scheduler {
             counters: Counters::default(),
             served_version: 0,
             with_room: BTreeSet::new(),
-            hopeless: FxHashMap::default(),
+            unmet: Unmet::default(),
+            utilisation: Utilisation::default(),
             cancelled: FxHashSet::default(),
             histories: FxHashMap::default(),
             recent: Recent::default(),
@@ -203,7 +202,7 @@ impl Scheduler {
             Event::AgentDisconnected(agent) => self.agent_disconnected(&agent, now, actions),
             Event::AgentHello(agent, hello) => self.agent_hello(&agent, &hello, now, actions),
             Event::AgentBeat(agent, beat) => self.agent_beat(&agent, &beat, now, actions),
-            Event::AgentReport(agent, report) => self.agent_report(&agent, report),
+            Event::AgentReport(agent, report) => self.agent_report(&agent, report, now),
             Event::AgentBye(agent, bye) => self.agent_bye(&agent, &bye, now, actions),
             Event::AgentUnreachable(agent) => self.agent_unreachable(&agent, now, actions),
             Event::AgentDrained(agent) => self.agent_drained(&agent, actions),
@@ -286,7 +285,7 @@ impl Scheduler {
             self.next_tick = now + TICK;
             self.check_agents(now, actions);
             self.let_retries_go(now, actions);
-            self.look_at_waits(now);
+            self.look_at_waits(now, actions);
         }
     }
 
@@ -320,7 +319,8 @@ impl Scheduler {
         self.lines.clear();
         self.timers.clear();
         self.with_room.clear();
-        self.hopeless.clear();
+        self.unmet = Unmet::default();
+        self.utilisation = Utilisation::default();
         self.histories.clear();
         self.cancelled.clear();
         for entry in self.kinds.iter_mut() {
@@ -337,7 +337,7 @@ impl Scheduler {
             agent.kept_for = None;
             // The timers that would have let it in again are gone.
             agent.performance.values_mut().filter(|performance| performance.ejected).for_each(Performance::readmit);
-            agent.reserved = shared::Resources::ZERO;
+            agent.release_all();
         }
         for tenant in self.tenants.keys() {
             self.tenants.get_mut(tenant).running = 0;
@@ -408,9 +408,13 @@ impl Scheduler {
                 self.start(sequence, choice, now, actions);
             }
             None => {
-                let is_new = task.attempts == 0 && self.lines.len(line) > HOPELESS_KEPT;
-                if is_new && !placement::anybody_able(demand, kind, &self.registry) {
-                    return self.send_back(line, actions);
+                if !placement::anybody_able(demand, kind, &self.registry) {
+                    let (demand, is_new) = (demand.clone(), task.attempts == 0);
+                    self.note_unmet(&demand, sequence, now, actions);
+                    if is_new && self.lines.len(line) > unmet::KEPT {
+                        return self.send_back(line, &demand, actions);
+                    }
+                    return self.lines.put_off(line, Trial::Blocked);
                 }
                 if demand.alone {
                     let agent = placement::agent_to_empty(demand, sequence, kind, &self.registry);
@@ -438,40 +442,13 @@ impl Scheduler {
     }
 
     /// Sees to it that nothing waits for ever, and that tenants are charged for what runs on.
-    fn look_at_waits(&mut self, now: Timestamp) {
+    fn look_at_waits(&mut self, now: Timestamp, actions: &mut Actions) {
         let Self { lines, tasks, tenants, config, .. } = self;
         let aged_after = config.placement.aged_after;
         lines.find_aged(|sequence| tasks.get(sequence).is_some_and(|task| now.since(task.accepted) >= aged_after));
         lines.charge_as_it_goes(|tenant| tenants.get(tenant).settings.weight, now);
-    }
-
-    /// Sends the head back to the stream, since nobody that is there could ever run it.
-    fn send_back(&mut self, line: LineKey, actions: &mut Actions) {
-        let Some((sequence, demand)) = self.lines.head(line) else { return };
-        let count = self.hopeless.entry(demand.clone()).or_default();
-        *count += 1;
-        // However many there are, they come back at no more than some hundred a second.
-        let delay = HOPELESS_DELAY.max(Duration::from_millis(*count * 5));
-        self.lines.pop(line);
-        self.leave_line(sequence);
-        self.forget_undelivered(sequence, actions);
-        actions.push(Action::Release { sequence, delay });
-    }
-
-    /// An agent has come: what was sent back for want of one like it is wanted again.
-    pub(crate) fn look_back(&mut self, actions: &mut Actions) {
-        let Self { hopeless, kinds, registry, .. } = self;
-        registry.settle(kinds);
-        let mut wanted = BTreeSet::new();
-        hopeless.retain(|demand, _| {
-            let kind = kinds.get_mut(demand.kind);
-            let able = placement::anybody_able(demand, kind, registry);
-            if able {
-                wanted.insert(kind.kind.clone());
-            }
-            !able
-        });
-        actions.extend(wanted.into_iter().map(Action::LookBack));
+        self.look_for_unmet(now, actions);
+        self.look_at_slots(now);
     }
 
     /// Keeps the agent free for a task that must run alone, and no other.
@@ -506,7 +483,7 @@ impl Scheduler {
         let (agent, incarnation) = (agent.id.clone(), agent.incarnation);
         let task = self.tasks.get(sequence).expect("it was at the head of its line");
         let attempt = AttemptRef { task: task.id.clone(), attempt: number, epoch };
-        let (timeout, reserved) = (task.timeout, task.demand.resources());
+        let (timeout, reserved) = (task.timeout, task.demand.reserved.clone());
         actions.push(Action::Dispatch(Dispatch { sequence, agent, incarnation, attempt, timeout, reserved }));
     }
 
@@ -514,11 +491,12 @@ impl Scheduler {
     /// that there is for its kind.
     fn rate_of(&self, sequence: Sequence) -> f64 {
         let Some(task) = self.tasks.get(sequence) else { return 1.0 };
-        if task.demand.resources == [0; 4] || !self.lines.shares.are_shared(task.demand.kind) {
+        let resources = task.demand.reserved.resources.dimensions();
+        if resources == [0; 4] || !self.lines.shares.are_shared(task.demand.kind) {
             return 1.0;
         }
         let load = self.registry.fleet().load_of(task.demand.kind);
-        let dominant = task.demand.resources.into_iter().zip(load.capacity).filter(|(_, capacity)| *capacity > 0);
+        let dominant = resources.into_iter().zip(load.capacity).filter(|(_, capacity)| *capacity > 0);
         let dominant = dominant.map(|(needed, capacity)| needed as f64 / capacity as f64).fold(0.0, f64::max);
         (dominant * load.slots as f64).max(1.0)
     }
@@ -552,7 +530,7 @@ impl Scheduler {
             agent.kept_for = Some(sequence);
         }
         if agent.in_flight.insert(sequence) {
-            agent.reserved = agent.reserved.plus(&task.demand.resources());
+            agent.reserve(&task.demand.reserved);
         }
         let kind = self.kinds.get_mut(task.demand.kind);
         kind.running += 1;
@@ -579,7 +557,7 @@ impl Scheduler {
         let attempt = task.attempt()?.clone();
         let agent = self.registry.get_mut(attempt.agent);
         if agent.in_flight.swap_remove(&sequence) {
-            agent.reserved = agent.reserved.minus(&task.demand.resources());
+            agent.release(&task.demand.reserved);
         }
         agent.missing.remove(&sequence);
         agent.kept_for.take_if(|kept| *kept == sequence);

@@ -131,7 +131,7 @@ impl Scheduler {
     fn show_agent(&self, agent: &Agent, now: Timestamp) -> api::Agent {
         let mut kinds: Vec<Kind> = agent.kinds.iter().map(|key| self.kinds.get(*key).kind.clone()).collect();
         kinds.sort();
-        let running = agent.in_flight.len().min(agent.slots as usize) as u32;
+        let running = agent.slots_taken();
         api::Agent {
             id: agent.id.clone(),
             state: agent.state,
@@ -146,6 +146,9 @@ impl Scheduler {
             beat_age_ms: now.since(agent.last_heard).as_millis() as u64,
             capacity: agent.capacity,
             reserved: agent.reserved,
+            countables: agent.countables.clone(),
+            countables_reserved: agent.countables_reserved.clone(),
+            enforcement: agent.enforcement.clone(),
             usage: agent.usage(),
             succeeded: agent.succeeded,
             failed: agent.failed,

@@ -7,7 +7,7 @@ use shared::api::{Ahead, Chosen, Explanation, FilterStep, NearMiss, RunnerUp};
 use shared::{AgentId, Kind, Resources, TaskId, TaskOptions, quantity};
 
 use crate::kinds::{Demand, KindEntry};
-use crate::placement::{Obstacle, Standard, Why, obstacle};
+use crate::placement::{Obstacle, Part, Standard, Why, obstacle};
 use crate::registry::Agent;
 use crate::scheduler::Limit;
 use crate::tasks::{Attempt, State, Task};
@@ -54,14 +54,11 @@ impl Obstacle {
 
     /// What agents lack that it keeps a task from.
     fn lack(self, demand: &Demand) -> String {
-        let amount = |dimension: usize| {
-            let name = Resources::NAMES[dimension];
-            format!("{name} {}", quantity::show(name, demand.resources[dimension]))
-        };
+        let amount = |part: Part| format!("{} {}", part.name(demand), part.show(part.asked(demand)));
         match self {
             Obstacle::State(state) => format!("are {state}"),
             Obstacle::Needs => format!("do not meet `{}`", demand.needs),
-            Obstacle::TooSmall(dimension) => format!("have less than {} altogether", amount(dimension)),
+            Obstacle::TooSmall(part) => format!("have less than {} altogether", amount(part)),
             Obstacle::Pressure => "have hosts short of memory or disk".to_owned(),
             Obstacle::Busy => "have hosts whose CPU is busy".to_owned(),
             Obstacle::Ejected => "fail everything of the kind for now".to_owned(),
@@ -70,33 +67,65 @@ impl Obstacle {
             Obstacle::Slots => "have no free slot".to_owned(),
             Obstacle::Generalist => "keep what they have free for what only they can do".to_owned(),
             Obstacle::Share => "fail more than others, and have their share".to_owned(),
-            Obstacle::Reserved(dimension) => format!("lack {}", amount(dimension)),
+            Obstacle::Reserved(part) => format!("lack {}", amount(part)),
         }
     }
 
     /// What one agent lacks.
     fn lack_of(self, demand: &Demand, agent: &Agent) -> String {
-        let left = |dimension: usize| {
-            let name = Resources::NAMES[dimension];
-            let left = agent.unreserved().dimensions()[dimension];
-            let wanted = demand.resources[dimension];
-            format!(
-                "has {} of {name} left, and {} are asked for",
-                quantity::show(name, left),
-                quantity::show(name, wanted)
-            )
+        let left = |part: Part| {
+            let (left, asked) = (part.show(part.left(demand, agent)), part.show(part.asked(demand)));
+            format!("has {left} of {} left, and {asked} are asked for", part.name(demand))
         };
         match self {
             Obstacle::State(state) => format!("is {state}"),
             Obstacle::Needs => format!("does not meet `{}`", demand.needs),
             Obstacle::Slots => format!("has {} attempts for {} slots", agent.taken(), agent.slots),
-            Obstacle::Reserved(dimension) => left(dimension),
-            Obstacle::TooSmall(dimension) => {
-                let name = Resources::NAMES[dimension];
-                let has = agent.capacity.dimensions()[dimension];
-                format!("has {} of {name} altogether", quantity::show(name, has))
+            Obstacle::Reserved(part) => left(part),
+            Obstacle::TooSmall(part) => {
+                format!("has {} of {} altogether", part.show(part.had(demand, agent)), part.name(demand))
             }
             other => other.lack(demand),
+        }
+    }
+}
+
+impl Part {
+    fn name(self, demand: &Demand) -> &str {
+        match self {
+            Part::Resource(number) => Resources::NAMES[number],
+            Part::Countable(number) => demand.reserved.countable.iter().nth(number).map_or("", |(name, _)| name),
+        }
+    }
+
+    /// An amount as one would write it.
+    fn show(self, amount: u64) -> String {
+        match self {
+            Part::Resource(number) => quantity::show(Resources::NAMES[number], amount),
+            Part::Countable(_) => amount.to_string(),
+        }
+    }
+
+    fn asked(self, demand: &Demand) -> u64 {
+        match self {
+            Part::Resource(number) => demand.reserved.resources.dimensions()[number],
+            Part::Countable(_) => demand.reserved.countable.get(self.name(demand)),
+        }
+    }
+
+    /// All that the agent has of it.
+    fn had(self, demand: &Demand, agent: &Agent) -> u64 {
+        match self {
+            Part::Resource(number) => agent.capacity.dimensions()[number],
+            Part::Countable(_) => agent.countables.get(self.name(demand)),
+        }
+    }
+
+    /// What the agent has left of it.
+    fn left(self, demand: &Demand, agent: &Agent) -> u64 {
+        match self {
+            Part::Resource(number) => agent.unreserved().dimensions()[number],
+            Part::Countable(_) => agent.uncounted(self.name(demand)),
         }
     }
 }
@@ -120,8 +149,8 @@ impl Scheduler {
             return Explanation { summary: format!("no agent can do `{kind}`"), ..Explanation::default() };
         };
         let tenant = options.tenant.as_deref().and_then(|name| self.tenants.find(name)).unwrap_or_default();
-        let resources = self.kinds.get(key).settings.resources_of(options).dimensions();
-        self.why_placed(&Demand { tenant, kind: key, needs: options.needs.clone(), resources, alone: false }, now)
+        let reserved = self.kinds.get(key).reserved_by(options);
+        self.why_placed(&Demand { tenant, kind: key, needs: options.needs.clone(), reserved, alone: false }, now)
     }
 
     fn why_of(&self, task: &Task, now: Timestamp) -> Explanation {
@@ -166,7 +195,7 @@ impl Scheduler {
     }
 
     /// What keeps what asks for this from an agent.
-    fn why_placed(&self, demand: &Demand, now: Timestamp) -> Explanation {
+    pub(crate) fn why_placed(&self, demand: &Demand, now: Timestamp) -> Explanation {
         let kind = self.kinds.get(demand.kind);
         let standard = Standard::of(demand, kind, &self.registry);
         let obstacles = kind.agents.iter().map(|key| {
@@ -287,12 +316,8 @@ fn step(obstacle: Obstacle, removed: u32, demand: &Demand) -> FilterStep {
 /// How much an agent lacks.
 fn shortfall(obstacle: Obstacle, demand: &Demand, agent: &Agent) -> u64 {
     match obstacle {
-        Obstacle::TooSmall(dimension) => {
-            demand.resources[dimension].saturating_sub(agent.capacity.dimensions()[dimension])
-        }
-        Obstacle::Reserved(dimension) => {
-            demand.resources[dimension].saturating_sub(agent.unreserved().dimensions()[dimension])
-        }
+        Obstacle::TooSmall(part) => part.asked(demand).saturating_sub(part.had(demand, agent)),
+        Obstacle::Reserved(part) => part.asked(demand).saturating_sub(part.left(demand, agent)),
         Obstacle::Slots => (agent.taken() as u64).saturating_sub(u64::from(agent.slots)),
         _ => 0,
     }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use shared::api::{Agent, ById, List};
 use shared::connect::Settings;
-use shared::{AgentId, Kind, Resources};
+use shared::{AgentId, Countables, Kind, Resources};
 
 use super::api::{self, Api};
 use super::output;
@@ -83,7 +83,8 @@ fn kinds(agent: &Agent) -> String {
     text
 }
 
-fn percent(fraction: f64) -> String {
+/// A fraction in percent.
+pub(super) fn percent(fraction: f64) -> String {
     format!("{:.0}%", fraction * 100.0)
 }
 
@@ -109,16 +110,28 @@ fn facts(agent: &Agent) -> Vec<(&'static str, String)> {
         ("last beat", format!("{} ago", output::millis(agent.beat_age_ms))),
         ("slots", format!("{} of {} running, {} queued", agent.running, agent.slots, agent.queued)),
         ("attempts", format!("{} succeeded, {} failed", agent.succeeded, agent.failed)),
-        ("capacity", resources(&agent.capacity, "not limited")),
-        ("reserved", resources(&agent.reserved, "nothing")),
+        ("capacity", resources(&agent.capacity, &agent.countables, "not limited")),
+        ("reserved", resources(&agent.reserved, &agent.countables_reserved, "nothing")),
+        ("enforcement", enforcement(&agent.enforcement)),
         ("usage", usage.join(", ")),
         ("labels", labels.join(", ")),
         ("kinds", agent.kinds.iter().map(Kind::as_str).collect::<Vec<_>>().join(" ")),
     ]
 }
 
+/// How it keeps commands from taking more than is reserved for them, and what that comes to.
+fn enforcement(said: &str) -> String {
+    match said {
+        "cgroup" => "cgroup: the kernel limits memory, processes and CPU of a command".to_owned(),
+        "watch" => "watch: the agent ends a command with too much memory or too many processes".to_owned(),
+        "off" => "off: a command takes what it likes".to_owned(),
+        "" => "not known".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
 /// Amounts of resources, leaving out what is zero.
-fn resources(amounts: &Resources, none: &str) -> String {
+pub(super) fn resources(amounts: &Resources, countables: &Countables, none: &str) -> String {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let known = [
         (amounts.cpu_millis, format!("{} cores", amounts.cpu_millis as f64 / 1000.0)),
@@ -126,7 +139,9 @@ fn resources(amounts: &Resources, none: &str) -> String {
         (amounts.disk_bytes, format!("{:.1} GiB disk", gib(amounts.disk_bytes))),
         (amounts.network_bps, format!("{:.0} Mbps network", amounts.network_bps as f64 / 1e6)),
     ];
-    let shown: Vec<String> = known.into_iter().filter(|(amount, _)| *amount > 0).map(|(_, text)| text).collect();
+    let known = known.into_iter().filter(|(amount, _)| *amount > 0).map(|(_, text)| text);
+    let counted = countables.iter().map(|(name, amount)| format!("{name}={amount}"));
+    let shown: Vec<String> = known.chain(counted).collect();
     if shown.is_empty() { none.to_owned() } else { shown.join(", ") }
 }
 
@@ -137,8 +152,10 @@ mod tests {
     #[test]
     fn resources_that_are_not_limited_are_left_out() {
         let some = Resources { cpu_millis: 1500, memory_bytes: 1 << 30, ..Resources::default() };
+        let gpus: Countables = "gpus=2".parse().unwrap();
 
-        assert_eq!(resources(&some, "nothing"), "1.5 cores, 1.0 GiB memory");
-        assert_eq!(resources(&Resources::default(), "nothing"), "nothing");
+        assert_eq!(resources(&some, &Countables::ZERO, "nothing"), "1.5 cores, 1.0 GiB memory");
+        assert_eq!(resources(&some, &gpus, "nothing"), "1.5 cores, 1.0 GiB memory, gpus=2");
+        assert_eq!(resources(&Resources::default(), &Countables::ZERO, "nothing"), "nothing");
     }
 }

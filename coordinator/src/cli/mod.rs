@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod events;
 pub mod output;
 pub mod queues;
+pub mod resources;
 pub mod serve;
 pub mod submit;
 pub mod tasks;
@@ -42,6 +43,7 @@ enum Command {
     Agents(agents::Args),
     Queues(queues::Args),
     Tenants(queues::TenantsArgs),
+    Resources(resources::Args),
     Status(queues::StatusArgs),
     Dead(dead::Args),
     Events(events::Args),
@@ -93,6 +95,7 @@ async fn run(command: Command, connection: &Settings) -> anyhow::Result<ExitCode
         Command::Agents(args) => log_warnings(agents::run(args, connection)).await,
         Command::Queues(args) => log_warnings(queues::run(args, connection)).await,
         Command::Tenants(args) => log_warnings(queues::tenants(args, connection)).await,
+        Command::Resources(args) => log_warnings(resources::run(args, connection)).await,
         Command::Status(args) => log_warnings(queues::status(args, connection)).await,
         Command::Dead(args) => log_warnings(dead::run(args, connection)).await,
         Command::Doctor(args) => log_errors(doctor::run(args, connection)).await,

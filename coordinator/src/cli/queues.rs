@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use shared::Kind;
 use shared::api::{List, Mesh, Queue, Tenant};
@@ -95,24 +96,14 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
     let api = Api::connect(connection).await?;
     match args.command {
         Command::List => {
-            let answer = api.ask("queue", "list", &json!({})).await?;
-            if args.json {
-                output::json(&answer)?;
-            } else {
-                let queues: List<Queue> = api::read("queue.list", answer)?;
-                let header = ["KIND", "STORED", "WAITING", "RUNNING", "AGENTS", "STRATEGY"];
-                output::table(header, queues.items.iter().map(row))?;
-            }
+            let header = ["KIND", "STORED", "WAITING", "RUNNING", "AGENTS", "STRATEGY"];
+            list(&api, "queue", args.json, header, row).await?;
         }
         Command::Get { kind } => {
             let answer = api.ask("queue", "get", &json!({ "id": kind })).await?;
             show_settings(&answer, args.json)?;
         }
-        Command::Set { kind, settings } => {
-            let settings: Map<String, Value> = settings.into_iter().collect();
-            let answer = api.ask("queue", "set", &json!({ "id": kind, "settings": settings })).await?;
-            show_settings(&answer, args.json)?;
-        }
+        Command::Set { kind, settings } => set(&api, "queue", kind.as_str(), settings, args.json).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -122,21 +113,34 @@ pub async fn tenants(args: TenantsArgs, connection: &Settings) -> anyhow::Result
     let api = Api::connect(connection).await?;
     match args.command {
         TenantCommand::List => {
-            let answer = api.ask("tenant", "list", &json!({})).await?;
-            if args.json {
-                output::json(&answer)?;
-            } else {
-                let tenants: List<Tenant> = api::read("tenant.list", answer)?;
-                output::table(["TENANT", "WEIGHT", "RUNNING", "MOST", "RATE"], tenants.items.iter().map(tenant_row))?;
-            }
+            list(&api, "tenant", args.json, ["TENANT", "WEIGHT", "RUNNING", "MOST", "RATE"], tenant_row).await?;
         }
-        TenantCommand::Set { name, settings } => {
-            let settings: Map<String, Value> = settings.into_iter().collect();
-            let answer = api.ask("tenant", "set", &json!({ "id": name, "settings": settings })).await?;
-            show_settings(&answer, args.json)?;
-        }
+        TenantCommand::Set { name, settings } => set(&api, "tenant", &name, settings, args.json).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Shows all there are of a noun, a row each.
+async fn list<T: DeserializeOwned, const N: usize>(
+    api: &Api,
+    noun: &str,
+    as_json: bool,
+    header: [&str; N],
+    row: fn(&T) -> [String; N],
+) -> anyhow::Result<()> {
+    let answer = api.ask(noun, "list", &json!({})).await?;
+    if as_json {
+        return output::json(&answer);
+    }
+    let list: List<T> = api::read(&format!("{noun}.list"), answer)?;
+    Ok(output::table(header, list.items.iter().map(row))?)
+}
+
+/// Changes settings of one of a noun, and shows all that is said of it then.
+async fn set(api: &Api, noun: &str, id: &str, settings: Vec<(String, Value)>, as_json: bool) -> anyhow::Result<()> {
+    let settings: Map<String, Value> = settings.into_iter().collect();
+    let answer = api.ask(noun, "set", &json!({ "id": id, "settings": settings })).await?;
+    show_settings(&answer, as_json)
 }
 
 fn tenant_row(tenant: &Tenant) -> [String; 5] {
@@ -150,19 +154,22 @@ fn tenant_row(tenant: &Tenant) -> [String; 5] {
     ]
 }
 
-/// Shows an object as one fact a line, its `settings` among them.
+/// Shows an object as one fact a line, its `settings` last.
 fn show_settings(answer: &Value, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         return output::json(answer);
     }
+    Ok(output::table(["SETTING", "VALUE"], facts_and_settings(answer))?)
+}
+
+/// What an object says; what its `settings` say too is told there, and so once.
+fn facts_and_settings(answer: &Value) -> Vec<[String; 2]> {
+    let settings = answer.get("settings").and_then(Value::as_object);
+    let is_said_there = |name: &str| settings.is_some_and(|settings| settings.contains_key(name));
+    let is_fact = |name: &str| name != "settings" && !is_said_there(name);
+    let facts = answer.as_object().into_iter().flatten().filter(|(name, _)| is_fact(name.as_str()));
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let all = answer.as_object().into_iter().flatten();
-    let flat = all.flat_map(|(name, value)| match value.as_object().filter(|_| name == "settings") {
-        Some(settings) => settings.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
-        None => vec![(name.clone(), text(value))],
-    });
-    output::table(["SETTING", "VALUE"], flat.map(|(name, value)| [name, value]))?;
-    Ok(())
+    facts.chain(settings.into_iter().flatten()).map(|(name, value)| [name.clone(), text(value)]).collect()
 }
 
 fn row(queue: &Queue) -> [String; 6] {
@@ -204,4 +211,27 @@ fn facts(mesh: &Mesh) -> Vec<(&'static str, String)> {
 fn counts<N: Display>(counts: &BTreeMap<String, N>) -> String {
     let parts: Vec<String> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
     if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_queue_and_its_settings_both_say_is_shown_once() {
+        let queue = json!({
+            "kind": "resize", "strategy": "weighted", "waiting": 3,
+            "settings": { "memory": 1024, "strategy": "weighted" },
+        });
+
+        let shown = facts_and_settings(&queue);
+
+        let expected = [["kind", "resize"], ["waiting", "3"], ["memory", "1024"], ["strategy", "weighted"]];
+        assert_eq!(shown, expected.map(|row| row.map(str::to_owned)));
+    }
+
+    #[test]
+    fn what_was_said_is_shown_without_anything_around_it() {
+        assert_eq!(facts_and_settings(&json!({ "rate": "1/s" })), [["rate".to_owned(), "1/s".to_owned()]]);
+    }
 }

@@ -23,7 +23,7 @@ const IN_FLIGHT: usize = 256;
 const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Headers of the contract that a submitter may set, in their spelling.
-const SETTABLE: [&str; 15] = [
+const SETTABLE: [&str; 16] = [
     header::TIMEOUT,
     header::DEADLINE,
     header::MAX_ATTEMPTS,
@@ -33,6 +33,7 @@ const SETTABLE: [&str; 15] = [
     header::MEMORY,
     header::DISK,
     header::NETWORK,
+    header::RESOURCES,
     header::TENANT,
     header::AFFINITY,
     header::REPLY_TO,
@@ -288,15 +289,15 @@ mod tests {
 
     #[test]
     fn flags_become_headers_of_the_contract() {
-        let line =
-            ["echo", "hi", "--timeout", "30s", "--needs", "gpu=a100", "-H", "hive-memory: 1Gi", "-H", "X-Mine: a:b"];
+        let flags = ["echo", "hi", "--timeout", "30s", "--needs", "gpu=a100"];
+        let headers = ["-H", "hive-memory: 1Gi", "-H", "hive-resources: gpus=1", "-H", "X-Mine: a:b"];
 
-        let task = parse(&line).unwrap().task.task().unwrap();
+        let task = parse(&[&flags[..], &headers[..]].concat()).unwrap().task.task().unwrap();
 
         let get = |name: &str| task.headers.get(name).map(|v| v.as_str().to_owned()).unwrap_or_default();
         assert_eq!(
-            [get("Hive-Timeout"), get("Hive-Needs"), get("Hive-Memory"), get("X-Mine")],
-            ["30s", "gpu=a100", "1Gi", "a:b"]
+            [get("Hive-Timeout"), get("Hive-Needs"), get("Hive-Memory"), get("Hive-Resources"), get("X-Mine")],
+            ["30s", "gpu=a100", "1Gi", "gpus=1", "a:b"]
         );
     }
 
@@ -307,6 +308,7 @@ mod tests {
         assert!(refused(&["echo", "--priority", "soon"]).contains("is not a priority"));
         assert!(refused(&["echo", "--timeout", "soon"]).contains("is not a duration"));
         assert!(refused(&["echo", "-H", "Hive-Timeout: 0s"]).contains("is not a duration"));
+        assert!(refused(&["echo", "-H", "Hive-Resources: gpus"]).contains("is not an amount of a resource"));
         assert!(refused(&["echo", "-H", "X: a\r\nY: b"]).contains("no line breaks"));
         assert!(refused(&["echo", "-H", "no colon"]).contains("Name: value"));
         assert!(refused(&["echo", "-H", "Nats-Msg-Id: x"]).contains("--id"));

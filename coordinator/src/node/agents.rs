@@ -1,5 +1,7 @@
 //! What agents say, and what they are told.
 
+use std::time::Duration;
+
 use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::{HeaderMap, Message};
 use scheduler::{Action, Dispatch, Done, Event, Sequence};
@@ -9,7 +11,7 @@ use shared::codec::{DecodeError, Format};
 use shared::header::name;
 use shared::message::{AttemptRef, Beat, Bye, Hello, Report, Settled, Welcome};
 use shared::subject::{AgentSubject, AgentVerb, InboxVerb};
-use shared::{AgentId, TaskId};
+use shared::{AgentId, TaskId, Used};
 use tracing::warn;
 
 use super::Node;
@@ -159,7 +161,7 @@ fn parse_done(headers: &HeaderMap) -> Result<Done, String> {
         value.as_str().parse().map_err(|e| format!("header `{name}`: {e}"))
     }
     let run_ms: f64 = headers.get(name::RUN_MS).and_then(|v| v.as_str().parse().ok()).unwrap_or(0.0);
-    let run = std::time::Duration::try_from_secs_f64(run_ms / 1000.0).unwrap_or_default();
+    let run = Duration::try_from_secs_f64(run_ms / 1000.0).unwrap_or_default();
     Ok(Done {
         sequence: Sequence(read(headers, &name::SEQUENCE)?),
         attempt: AttemptRef {
@@ -171,5 +173,16 @@ fn parse_done(headers: &HeaderMap) -> Result<Done, String> {
         outcome: read(headers, &name::OUTCOME)?,
         error: headers.get(name::ERROR).map(HeaderValue::as_str).map(Into::into),
         run,
+        used: parse_used(headers),
     })
+}
+
+/// What an attempt used. It is only evidence: what cannot be read counts as not measured.
+fn parse_used(headers: &HeaderMap) -> Used {
+    let number = |name: &HeaderName| headers.get(name.clone())?.as_str().parse::<u64>().ok();
+    Used {
+        cpu: number(&name::CPU_MS).map(Duration::from_millis),
+        memory_peak: number(&name::MEMORY_PEAK),
+        io_bytes: number(&name::IO_BYTES),
+    }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use compact_str::CompactString;
 use scheduler::{Delivery, Dispatch, Settlement, Timestamp};
 use shared::header::name;
-use shared::{Kind, TaskId, header};
+use shared::{Kind, TaskId, header, quantity};
 
 use super::lanes::LaneKey;
 
@@ -72,12 +72,20 @@ impl Envelope {
         if let Some(timeout) = dispatch.timeout {
             headers.insert(name::TIMEOUT, format!("{}ms", timeout.as_millis().max(1)).as_str());
         }
-        let amounts = dispatch.reserved.dimensions();
-        for (name, amount) in [name::CPU, name::MEMORY, name::DISK, name::NETWORK].into_iter().zip(amounts) {
-            // What its submitter asked for stands there already; what its kind's settings say does not.
+        let reserved = &dispatch.reserved.resources;
+        // What its submitter asked for stands there already; what its kind's settings say does not.
+        let mut add = |name: HeaderName, amount: u64, write: fn(u64) -> String| {
             if amount > 0 && headers.get(name.clone()).is_none() {
-                headers.insert(name.clone(), write_amount(&name, amount).as_str());
+                headers.insert(name, write(amount).as_str());
             }
+        };
+        add(name::CPU, reserved.cpu_millis, quantity::cpu::write);
+        add(name::MEMORY, reserved.memory_bytes, quantity::bytes::write);
+        add(name::DISK, reserved.disk_bytes, quantity::bytes::write);
+        add(name::NETWORK, reserved.network_bps, quantity::bandwidth::write);
+        let countable = &dispatch.reserved.countable;
+        if !countable.is_empty() && headers.get(name::RESOURCES).is_none() {
+            headers.insert(name::RESOURCES, countable.to_string().as_str());
         }
         headers
     }
@@ -127,15 +135,4 @@ fn add_settlement(headers: &mut HeaderMap, settlement: &Settlement) {
 /// Whether a result with these headers ended badly enough for the dead letters.
 pub(crate) fn is_dead(headers: &HeaderMap) -> bool {
     matches!(headers.get(name::OUTCOME).map(HeaderValue::as_str), Some("failed" | "dead"))
-}
-
-/// An amount as the header of its resource has it.
-fn write_amount(header: &HeaderName, amount: u64) -> String {
-    if *header == name::CPU {
-        format!("{amount}m")
-    } else if *header == name::NETWORK {
-        format!("{amount}bps")
-    } else {
-        amount.to_string()
-    }
 }

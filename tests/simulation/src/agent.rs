@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use agent_worker::session::{Action, Ended, Event as Told2Session, Intervals, Key, Order, Session, Setup, Used};
+use agent_worker::session::{Action, Ended, Event as Told2Session, Intervals, Key, Order, Session, Setup};
 use bytes::Bytes;
 use scheduler::{Done, Sequence};
 use shared::message::{Beat, Heard, Held, HeldState, Report};
 use shared::needs::Labels;
 use shared::task::AttemptOutcome;
-use shared::{Countables, Incarnation, Resources};
+use shared::{Countables, Incarnation, Resources, Used};
 
 use crate::clock::{Clock, ms, secs};
 use crate::context::Context;
@@ -581,6 +581,7 @@ fn write_done(done: &agent_worker::session::Done) -> Said {
         outcome: ended.outcome,
         error: (!ended.error.is_empty()).then(|| ended.error.as_str().into()),
         run: ended.run,
+        used: ended.used,
     };
     Said::Done(done, output)
 }

@@ -3,7 +3,10 @@
 //! The trees only leave out what need not be looked at. Whether an agent may really get a task is asked of the filter
 //! for each that they come up with.
 
+use std::cmp::Reverse;
+
 use compact_str::CompactString;
+use shared::Countables;
 use shared::needs::Needs;
 
 use super::tournament::{Least, Marks, Most, Seat};
@@ -30,6 +33,8 @@ pub(crate) struct Traits {
     pub(crate) pressured: bool,
     /// What they have of the labels that tasks are spread over.
     pub(crate) values: Box<[Option<CompactString>]>,
+    /// The countable resources that they offer, in order.
+    pub(crate) countables: Box<[CompactString]>,
 }
 
 /// What an order goes by: less is better.
@@ -65,6 +70,8 @@ pub(crate) struct Search<'a> {
     pub(crate) needs: &'a Needs,
     /// What it must have left, if it must have anything.
     pub(crate) resources: Option<[u64; 4]>,
+    /// What it must have left of countable resources.
+    pub(crate) countables: &'a Countables,
 }
 
 /// The two best that were found, in order.
@@ -136,6 +143,9 @@ impl Load {
     }
 }
 
+/// What each has left of a countable resource, and how much is wanted of it.
+type Wanted<'a> = (&'a Least<Reverse<u64>>, u64);
+
 /// Agents that can do the same kinds.
 #[derive(Debug)]
 pub(crate) struct Cohort {
@@ -147,8 +157,9 @@ pub(crate) struct Cohort {
     load: Load,
     /// What each would carry with one more attempt, in proportion to its slots.
     room: Least<f32>,
-    /// What each has not reserved yet.
+    /// What each has not reserved yet; and of countable resources, in the order of the traits.
     unreserved: Most,
+    uncounted: Box<[Least<Reverse<u64>>]>,
     orders: Vec<(Sort, Least<u64>)>,
     marks: Vec<(Needs, Marks)>,
 }
@@ -156,6 +167,7 @@ pub(crate) struct Cohort {
 impl Cohort {
     pub(crate) fn new(traits: Traits) -> Self {
         Self {
+            uncounted: traits.countables.iter().map(|_| Least::new(FEWEST_SEATS, Reverse(0))).collect(),
             traits,
             members: Vec::new(),
             vacant: Vec::new(),
@@ -187,6 +199,7 @@ impl Cohort {
         if self.seats() > before {
             self.room = self.room.doubled(NO_ROOM);
             self.unreserved = self.unreserved.doubled();
+            self.uncounted.iter_mut().for_each(|tree| *tree = tree.doubled(Reverse(0)));
             self.orders.iter_mut().for_each(|(_, order)| *order = order.doubled(LAST));
             self.marks.clear();
         }
@@ -199,6 +212,7 @@ impl Cohort {
         self.carry(seat, Load::default());
         self.room.set(seat, NO_ROOM);
         self.unreserved.set(seat, [0; 4]);
+        self.uncounted.iter_mut().for_each(|tree| tree.set(seat, Reverse(0)));
         self.orders.iter_mut().for_each(|(_, order)| order.set(seat, LAST));
         self.marks.iter_mut().for_each(|(_, marks)| marks.set(seat, false));
     }
@@ -209,6 +223,9 @@ impl Cohort {
         self.room.set(seat, if has_room { agent.room() } else { NO_ROOM });
         self.carry(seat, Load::of(agent));
         self.unreserved.set(seat, agent.unreserved().dimensions());
+        for (tree, name) in self.uncounted.iter_mut().zip(&self.traits.countables) {
+            tree.set(seat, Reverse(agent.uncounted(name)));
+        }
         for (sort, order) in &mut self.orders {
             if !sort.is_kept() {
                 order.set(seat, rank(*sort, agent));
@@ -262,6 +279,7 @@ impl Cohort {
     /// Finds the best two that pass the test and are better than what was found before. It must be prepared.
     pub(crate) fn find(&self, search: &Search<'_>, found: &mut Found, passes: impl Fn(AgentKey) -> bool) {
         let Some((_, order)) = self.orders.iter().find(|(sort, _)| *sort == search.sort) else { return };
+        let Some(countables) = self.countables(search.countables) else { return };
         let marks = self.marks.iter().find(|(needs, _)| !search.needs.is_empty() && needs == search.needs);
         let seats = self.seats();
         let worth_a_look = |node: usize, bar: u64| {
@@ -269,6 +287,7 @@ impl Cohort {
                 && order.at(node) < bar
                 && search.resources.is_none_or(|wanted| self.unreserved.may_have(node, &wanted))
                 && marks.is_none_or(|(_, marks)| marks.has(node))
+                && countables.iter().all(|(tree, wanted)| tree.at(node).0 >= *wanted)
         };
         // One of two children is looked at, the other waits here: never more than the tree is high.
         let mut waiting = [0usize; 33];
@@ -293,6 +312,15 @@ impl Cohort {
             count -= 1;
             node = waiting[count];
         }
+    }
+
+    /// The trees of what is wanted of countable resources, and how much is; none if nobody here has one of them.
+    fn countables(&self, wanted: &Countables) -> Option<Vec<Wanted<'_>>> {
+        let tree = |name: &str| {
+            let number = self.traits.countables.iter().position(|offered| offered == name)?;
+            Some(&self.uncounted[number])
+        };
+        wanted.iter().map(|(name, wanted)| Some((tree(name)?, wanted))).collect()
     }
 
     /// A member that has room within the limit, by lot, and what it would carry with one more attempt; every one that has

@@ -2,8 +2,9 @@
 //!
 //! The same code answers whether an agent may get a task and why a task waits.
 
-use shared::Resources;
 use shared::api::AgentState;
+use shared::message::Needed;
+use shared::{Countables, Resources};
 
 use super::strategy::Strategy;
 use crate::kinds::{Demand, KindEntry};
@@ -28,7 +29,7 @@ pub(crate) enum Obstacle {
     /// Its labels are not those needed.
     Needs,
     /// All that it has of this resource is less than what is asked for.
-    TooSmall(usize),
+    TooSmall(Part),
     /// Its host has too little memory or disk left, and another has not.
     Pressure,
     /// Its host's CPU is busy, and another's is not.
@@ -46,7 +47,16 @@ pub(crate) enum Obstacle {
     /// It fails more than others, and has its share.
     Share,
     /// What it has left of this resource is less than what is asked for.
-    Reserved(usize),
+    Reserved(Part),
+}
+
+/// A resource that a demand asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    /// The one of this number in `Resources::dimensions`.
+    Resource(usize),
+    /// The countable one of this number, as the demand names them.
+    Countable(usize),
 }
 
 /// What agents are compared with: how the others are that can do the same.
@@ -143,20 +153,19 @@ pub(crate) fn look_around(demand: &Demand, kind: &mut KindEntry, registry: &Regi
 
 /// Whether the agent could ever take this, however busy it is now.
 fn is_able(demand: &Demand, agent: &Agent) -> bool {
-    agent.takes_work() && demand.needs.are_met_by(&agent.labels) && too_small(&demand.resources(), agent).is_none()
+    agent.takes_work() && demand.needs.are_met_by(&agent.labels) && too_small(&demand.reserved, agent).is_none()
 }
 
 /// What keeps a task from an agent that can do its kind, if anything does.
 pub(crate) fn obstacle(demand: &Demand, kind: &KindEntry, agent: &Agent, standard: &Standard) -> Option<Obstacle> {
-    let resources = demand.resources();
     if !agent.takes_work() {
         return Some(Obstacle::State(agent.state));
     }
     if !demand.needs.are_met_by(&agent.labels) {
         return Some(Obstacle::Needs);
     }
-    if let Some(dimension) = too_small(&resources, agent) {
-        return Some(Obstacle::TooSmall(dimension));
+    if let Some(part) = too_small(&demand.reserved, agent) {
+        return Some(Obstacle::TooSmall(part));
     }
     if !standard.pressured_too && agent.is_under_pressure() {
         return Some(Obstacle::Pressure);
@@ -184,7 +193,7 @@ pub(crate) fn obstacle(demand: &Demand, kind: &KindEntry, agent: &Agent, standar
     if kind.settings.strategy == Strategy::Weighted && agent.taken() >= weighted_limit(kind, agent, standard) {
         return Some(Obstacle::Share);
     }
-    not_left(&resources, agent).map(Obstacle::Reserved)
+    not_left(&demand.reserved, agent).map(Obstacle::Reserved)
 }
 
 /// How much an agent that can do so many kinds may carry with one more attempt, in proportion to its slots.
@@ -214,17 +223,26 @@ impl KindEntry {
 }
 
 /// The first resource of which all that the agent has is not enough.
-fn too_small(resources: &Resources, agent: &Agent) -> Option<usize> {
-    let needed_and_had = resources.dimensions().into_iter().zip(agent.capacity.dimensions());
-    needed_and_had.into_iter().position(|(need, capacity)| capacity != 0 && need > capacity)
+fn too_small(needed: &Needed, agent: &Agent) -> Option<Part> {
+    let needed_and_had = needed.resources.dimensions().into_iter().zip(agent.capacity.dimensions());
+    let resource = needed_and_had.into_iter().position(|(need, capacity)| capacity != 0 && need > capacity);
+    resource.map(Part::Resource).or_else(|| short_of(&needed.countable, |name| agent.countables.get(name)))
 }
 
 /// The first resource of which what the agent has left is not enough.
-fn not_left(resources: &Resources, agent: &Agent) -> Option<usize> {
-    if *resources == Resources::ZERO {
-        return None;
+fn not_left(needed: &Needed, agent: &Agent) -> Option<Part> {
+    if needed.resources != Resources::ZERO {
+        let needed_and_left = needed.resources.dimensions().into_iter().zip(agent.unreserved().dimensions());
+        if let Some(number) = needed_and_left.into_iter().position(|(need, left)| need > left) {
+            return Some(Part::Resource(number));
+        }
     }
-    resources.dimensions().into_iter().zip(agent.unreserved().dimensions()).position(|(need, left)| need > left)
+    short_of(&needed.countable, |name| agent.uncounted(name))
+}
+
+/// The first countable resource of which there is not enough.
+fn short_of(countables: &Countables, amount: impl Fn(&str) -> u64) -> Option<Part> {
+    countables.iter().position(|(name, need)| need > amount(name)).map(Part::Countable)
 }
 
 fn is_ejected(kind: &KindEntry, agent: &Agent) -> bool {
@@ -259,7 +277,7 @@ pub(crate) fn anybody_able(demand: &Demand, kind: &mut KindEntry, registry: &Reg
         return *able;
     }
     let could = |agent: &Agent| {
-        agent.is_present() && demand.needs.are_met_by(&agent.labels) && too_small(&demand.resources(), agent).is_none()
+        agent.is_present() && demand.needs.are_met_by(&agent.labels) && too_small(&demand.reserved, agent).is_none()
     };
     let able = kind.agents.iter().any(|key| could(registry.get(*key)));
     kind.standards.able.push((demand.clone(), able));

@@ -71,7 +71,8 @@ impl Fleet {
         kinds.sort_unstable();
         let value = |label: &String| agent.labels.get(label).map(CompactString::from);
         let values = self.spread_over.iter().map(value).collect();
-        let traits = Traits { kinds: kinds.into(), pressured, values };
+        let countables = agent.countables.iter().map(|(name, _)| CompactString::from(name)).collect();
+        let traits = Traits { kinds: kinds.into(), pressured, values, countables };
         let number = self.by_traits.get(&traits).copied().unwrap_or_else(|| self.found(traits));
         let cohort = self.cohort_mut(number);
         let seat = cohort.join(key);

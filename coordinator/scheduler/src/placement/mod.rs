@@ -12,7 +12,7 @@ mod strategy;
 mod tournament;
 
 pub(crate) use cohort::{Search, Sort};
-pub(crate) use filter::{Obstacle, Standard, Standards, agent_to_empty, anybody_able, obstacle};
+pub(crate) use filter::{Obstacle, Part, Standard, Standards, agent_to_empty, anybody_able, obstacle};
 pub(crate) use fleet::Fleet;
 pub use strategy::{Packing, Strategy};
 pub(crate) use strategy::{StrategyState, rank};
@@ -58,7 +58,8 @@ pub(crate) fn prepare(demand: &Demand, kinds: &mut Kinds, registry: &mut Registr
     let kind = kinds.get_mut(demand.kind);
     filter::look_around(demand, kind, registry, now);
     let sort = kind.settings.strategy.sort(kind.key, kind.settings.packing);
-    registry.prepare(kind, &Search { sort, limit: 1.0, needs: &demand.needs, resources: None });
+    let countables = &demand.reserved.countable;
+    registry.prepare(kind, &Search { sort, limit: 1.0, needs: &demand.needs, resources: None, countables });
 }
 
 /// Whether the agent would pass the filter for this demand. It must be prepared.
@@ -204,14 +205,15 @@ impl Placing<'_> {
 
     fn search(&self, cohorts: impl Iterator<Item = u32>, limit: f32) -> Option<Choice> {
         let needs: &Needs = &self.demand.needs;
-        let resources = Some(self.demand.resources).filter(|wanted| *wanted != [0; 4]);
+        let resources = Some(self.demand.reserved.resources.dimensions()).filter(|wanted| *wanted != [0; 4]);
+        let countables = &self.demand.reserved.countable;
         let settings = &self.kind.settings;
         let sort = settings.strategy.sort(self.kind.key, settings.packing);
         let mut found = Found::default();
         for number in cohorts {
             let cohort = self.fleet().cohort(number);
             let limit = limit.min(filter::kind_limit(self.kind, cohort.traits.kinds.len(), &self.standard));
-            cohort.find(&Search { sort, limit, needs, resources }, &mut found, |agent| self.passes(agent));
+            cohort.find(&Search { sort, limit, needs, resources, countables }, &mut found, |agent| self.passes(agent));
         }
         self.choice(found, limit)
     }

@@ -8,6 +8,7 @@ mod doubt;
 mod liveness;
 mod placing;
 mod properties;
+mod resources;
 mod settling;
 mod shares;
 mod strategies;

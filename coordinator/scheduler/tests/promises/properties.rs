@@ -62,6 +62,8 @@ struct Submission {
     needs: usize,
     priority: Priority,
     cpu: u64,
+    memory: u64,
+    gpus: u64,
     deadline: Option<u64>,
     /// It has the id of the task before it.
     repeated: bool,
@@ -70,12 +72,15 @@ struct Submission {
 fn submission() -> impl Generator<Value = Submission> {
     let deadline = prop_oneof![4 => Just(None), 1 => (0..3000_u64).prop_map(Some)];
     let priority = proptest::sample::select(Priority::ALL.to_vec());
-    (0..3_usize, 0..3_usize, priority, 0..4_u64, deadline, proptest::bool::weighted(0.1)).prop_map(
-        |(kind, needs, priority, cpu, deadline, repeated)| Submission {
+    let amounts = (0..4_u64, 0..4_u64, prop_oneof![3 => Just(0), 1 => 1..4_u64]);
+    (0..3_usize, 0..3_usize, priority, amounts, deadline, proptest::bool::weighted(0.1)).prop_map(
+        |(kind, needs, priority, (cpu, memory, gpus), deadline, repeated)| Submission {
             kind,
             needs,
             priority,
             cpu: cpu * 300,
+            memory: memory * 100,
+            gpus,
             deadline,
             repeated,
         },
@@ -122,7 +127,7 @@ fn strategy() -> impl Generator<Value = Strategy> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_the_invariants_hold_and_every_task_comes_to_its_end(
@@ -257,6 +262,8 @@ impl World {
             .needs(NEEDS[submission.needs])
             .priority(submission.priority)
             .cpu(submission.cpu)
+            .memory(submission.memory)
+            .countable("gpus", submission.gpus)
             .backoff(ms(100), ms(400))
             .id(&format!("t{}", if submission.repeated { before.max(1) - 1 } else { before }));
         if let Some(millis) = submission.deadline {
@@ -339,7 +346,7 @@ impl World {
         let agents = self.mesh.leader.agents(self.mesh.now);
         self.mesh.leader.task_count() == 0
             && queues.iter().all(|queue| queue.waiting == 0 && queue.running == 0)
-            && agents.iter().all(|agent| agent.running + agent.queued == 0 && agent.reserved == Resources::ZERO)
+            && agents.iter().all(|agent| agent.running + agent.queued == 0 && has_nothing_reserved(agent))
     }
 
     fn check(&mut self, after: &str) {
@@ -367,8 +374,10 @@ impl World {
             let submission = &self.submissions[&self.mesh.leader.sequence_of(&task.id).expect("it is shown")];
             let needs: Needs = NEEDS[submission.needs].parse().expect("good needs");
             let fits = |agent: &api::Agent| {
-                let free = agent.capacity.cpu_millis.saturating_sub(agent.reserved.cpu_millis);
-                agent.capacity.cpu_millis == 0 || submission.cpu <= free
+                let (capacity, reserved) = (agent.capacity.dimensions(), agent.reserved.dimensions());
+                let gpus = agent.countables.get("gpus").saturating_sub(agent.countables_reserved.get("gpus"));
+                let asked = submission.resources().dimensions();
+                (0..4).all(|i| capacity[i] == 0 || reserved[i] + asked[i] <= capacity[i]) && submission.gpus <= gpus
             };
             let could = |agent: &&api::Agent| {
                 agent.state == AgentState::Healthy
@@ -424,26 +433,50 @@ impl World {
                 // What runs is adopted as it is, and what it reserves is only known when its message comes.
                 continue;
             }
-            let reserved: u64 = held.iter().map(|task| self.cpu_of(task)).sum();
-            assert_eq!(agent.reserved.cpu_millis, reserved, "{agent:?} holds {held:?}, after {after}");
+            let asked = || held.iter().map(|task| self.submission_of(task));
+            let reserved = asked().fold(Resources::ZERO, |sum, one| sum.plus(&one.resources()));
+            let gpus: u64 = asked().map(|one| one.gpus).sum();
+            let shown = (agent.reserved, agent.countables_reserved.get("gpus"));
+            assert_eq!(shown, (reserved, gpus), "{agent:?} holds {held:?}, after {after}");
             let room = (self.mesh.agents[&agent.id].slots + self.mesh.agents[&agent.id].queue) as usize;
             assert!(held.len() <= room, "{agent:?} holds {held:?}, after {after}");
-            assert!(agent.reserved.fits(&agent.capacity) || agent.capacity == Resources::ZERO, "after {after}");
+            let (capacity, reserved) = (agent.capacity.dimensions(), agent.reserved.dimensions());
+            let fits = (0..4).all(|i| capacity[i] == 0 || reserved[i] <= capacity[i]);
+            assert!(fits && agent.countables_reserved.fits(&agent.countables), "{agent:?}, after {after}");
         }
     }
 
-    fn cpu_of(&self, task: &api::Task) -> u64 {
+    fn submission_of(&self, task: &api::Task) -> &Submission {
         let sequence = self.mesh.leader.sequence_of(&task.id).expect("it is shown");
-        self.submissions[&sequence].cpu
+        &self.submissions[&sequence]
     }
+}
+
+impl Submission {
+    fn resources(&self) -> Resources {
+        Resources { cpu_millis: self.cpu, memory_bytes: self.memory, ..Resources::ZERO }
+    }
+}
+
+fn has_nothing_reserved(agent: &api::Agent) -> bool {
+    agent.reserved == Resources::ZERO && agent.countables_reserved.is_empty()
 }
 
 fn pool() -> [Agent; 4] {
     [
         agent("ada").kinds(&["resize"]).slots(2).cpu(1000),
-        agent("bob").kinds(&["resize", "count"]).queue(1).label("gpu", "a100"),
+        agent("bob").kinds(&["resize", "count"]).queue(1).label("gpu", "a100").countable("gpus", 1).memory(350),
         agent("cyd").kinds(&["count", "paint"]).slots(2).queue(2).label("zone", "eu").cpu(2000),
-        agent("gen").kinds(&KINDS).slots(2).queue(1).label("gpu", "h100").label("zone", "eu").cpu(1500),
+        // It can do all that is ever asked for.
+        agent("gen")
+            .kinds(&KINDS)
+            .slots(2)
+            .queue(1)
+            .label("gpu", "h100")
+            .label("zone", "eu")
+            .cpu(1500)
+            .memory(500)
+            .countable("gpus", 4),
     ]
 }
 

@@ -273,7 +273,8 @@ impl Desk {
     fn end(&mut self, index: usize) {
         let Dispatch { sequence, agent, incarnation, attempt, .. } = self.running.swap_remove(index);
         let run = self.now.since(self.began[&sequence]);
-        let done = Done { sequence, attempt, incarnation, outcome: AttemptOutcome::Succeeded, error: None, run };
+        let (outcome, used) = (AttemptOutcome::Succeeded, shared::Used::default());
+        let done = Done { sequence, attempt, incarnation, outcome, error: None, run, used };
         self.tell(Event::AttemptDone(agent, done));
         self.tell(Event::TaskRecorded(sequence));
         self.tell(Event::TaskRemoved(sequence));

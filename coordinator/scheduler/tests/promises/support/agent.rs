@@ -1,12 +1,13 @@
 //! An agent that does what `docs/protocol.md` asks of one, and the oracle of what it holds.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use scheduler::{Dispatch, Done, Sequence};
-use shared::message::{AttemptRef, Beat, Bye, Held, HeldState, Hello, Report};
+use shared::message::{AttemptRef, Beat, Bye, Held, HeldState, Hello, Needed, Report};
 use shared::needs::Labels;
 use shared::task::AttemptOutcome;
-use shared::{AgentId, Epoch, Incarnation, Kind, Resources};
+use shared::{AgentId, Countables, Epoch, Incarnation, Kind, Resources};
 
 /// An agent, and what it has been given.
 #[derive(Clone, Debug)]
@@ -18,6 +19,9 @@ pub(crate) struct Agent {
     pub(crate) kinds: Vec<Kind>,
     pub(crate) labels: Labels,
     pub(crate) capacity: Resources,
+    pub(crate) countables: Countables,
+    /// What its handlers' settings say that an attempt needs.
+    pub(crate) declared: BTreeMap<Kind, Needed>,
     /// Its process is there.
     pub(crate) alive: bool,
     /// Nothing that it says arrives, and nothing that it is told.
@@ -53,6 +57,8 @@ pub(crate) fn agent(id: &str) -> Agent {
         kinds: Vec::new(),
         labels: Labels::new(),
         capacity: Resources::ZERO,
+        countables: Countables::ZERO,
+        declared: BTreeMap::new(),
         alive: true,
         muted: false,
         loses_orders: false,
@@ -110,6 +116,19 @@ impl Agent {
         self
     }
 
+    pub(crate) fn countable(mut self, name: &str, amount: u64) -> Self {
+        self.countables = self.countables.plus(&Countables::new([(name, amount)]).expect("tests name them well"));
+        self
+    }
+
+    /// Its handler of the kind says that an attempt needs so much memory.
+    pub(crate) fn declares(mut self, kind: &str, memory_bytes: u64) -> Self {
+        let resources = Resources { memory_bytes, ..Resources::ZERO };
+        let needed = Needed { resources, countable: Countables::ZERO };
+        self.declared.insert(Kind::new(kind).expect("tests name kinds well"), needed);
+        self
+    }
+
     /// Whether what it says arrives.
     pub(crate) fn is_heard(&self) -> bool {
         self.alive && !self.muted
@@ -134,6 +153,8 @@ impl Agent {
             kinds: self.kinds.clone(),
             at_most_once: self.at_most_once.clone(),
             capacity: self.capacity,
+            resources: self.countables.clone(),
+            needs: self.declared.clone(),
             holds: self.held(),
             draining: self.draining,
             ..Hello::default()
@@ -254,6 +275,7 @@ impl Agent {
             outcome,
             error,
             run: Duration::from_millis(10),
+            used: shared::Used::default(),
         };
         held.done = Some(done.clone());
         Some(done)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use scheduler::{Delivery, Sequence, Timestamp};
 use shared::task::Backoff;
-use shared::{Kind, Priority, TaskId, TaskOptions};
+use shared::{Countables, Kind, Priority, TaskId, TaskOptions};
 
 /// A task to be delivered. Its id is its sequence unless it is given one.
 #[derive(Clone, Debug)]
@@ -55,6 +55,11 @@ impl TaskSpec {
 
     pub(crate) fn memory(mut self, bytes: u64) -> Self {
         self.options.memory_bytes = Some(bytes);
+        self
+    }
+
+    pub(crate) fn countable(mut self, name: &str, amount: u64) -> Self {
+        self.options.countables = Some(Countables::new([(name, amount)]).expect("tests name them well"));
         self
     }
 

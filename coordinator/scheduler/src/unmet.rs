@@ -1,0 +1,158 @@
+//! What waits for an agent that is not there: it is told and shown, and most of it is sent back to the stream, so that it
+//! takes up no room.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use shared::api::UnmetDemand;
+
+use crate::event::{Action, Actions, Notice, Sequence};
+use crate::kinds::Demand;
+use crate::lines::LineKey;
+use crate::tasks::State;
+use crate::{Scheduler, Timestamp, placement};
+
+/// Tasks of one demand that are kept at hand although no agent could run them: enough to tell why they wait.
+pub(crate) const KEPT: usize = 8;
+
+/// How long the others are sent back at least.
+const DELAY: Duration = Duration::from_secs(60);
+/// However many there are, they come back no faster than one in so long.
+const SPACING: Duration = Duration::from_millis(5);
+
+/// So many different demands are told and shown.
+const SHOWN: usize = 1000;
+
+/// How often it is looked whether agents have gone that lines wait for, and for how many lines at a time.
+const LOOK: Duration = Duration::from_secs(1);
+const LINES: usize = 32;
+
+/// What no agent could ever run that is there.
+#[derive(Debug, Default)]
+pub(crate) struct Unmet {
+    demands: FxHashMap<Demand, Waiting>,
+    next_look: Timestamp,
+    /// How many of the lines have been looked at in this round.
+    looked_at: usize,
+}
+
+/// What is known of the tasks that ask for it.
+#[derive(Debug)]
+struct Waiting {
+    since: Timestamp,
+    is_shown: bool,
+    /// How many were sent back to the stream, each counted once: they come in the order of their sequences, those of one
+    /// priority by themselves.
+    sent_back: u64,
+    last: [Sequence; 4],
+}
+
+impl Unmet {
+    /// The demands, as they are asked.
+    pub(crate) fn demands(&self) -> impl Iterator<Item = &Demand> {
+        self.demands.keys()
+    }
+}
+
+impl Scheduler {
+    /// Nobody that is there could ever run this task.
+    pub(crate) fn note_unmet(&mut self, demand: &Demand, sequence: Sequence, now: Timestamp, actions: &mut Actions) {
+        if self.unmet.demands.contains_key(demand) {
+            return;
+        }
+        let is_shown = self.unmet.demands.len() < SHOWN;
+        let waiting = Waiting { since: now, is_shown, sent_back: 0, last: [Sequence(0); 4] };
+        self.unmet.demands.insert(demand.clone(), waiting);
+        if is_shown {
+            let notice = self.task_notice("unmet", sequence).detail(self.why_placed(demand, now).summary);
+            self.tell(notice, actions);
+        }
+    }
+
+    /// Sends the head back to the stream, since nobody that is there could ever run it.
+    pub(crate) fn send_back(&mut self, line: LineKey, demand: &Demand, actions: &mut Actions) {
+        let Some((sequence, _)) = self.lines.head(line) else { return };
+        let Some(waiting) = self.unmet.demands.get_mut(demand) else { return };
+        if let Some(task) = self.tasks.get(sequence) {
+            let last = &mut waiting.last[task.priority as usize];
+            if sequence > *last {
+                *last = sequence;
+                waiting.sent_back += 1;
+            }
+        }
+        let delay = DELAY.max(SPACING.mul_f64(waiting.sent_back as f64));
+        self.lines.pop(line);
+        self.leave_line(sequence);
+        self.forget_undelivered(sequence, actions);
+        actions.push(Action::Release { sequence, delay });
+    }
+
+    /// An agent has come: what was sent back for want of one like it is wanted again.
+    pub(crate) fn look_back(&mut self, actions: &mut Actions) {
+        let Self { unmet, kinds, registry, .. } = self;
+        registry.settle(kinds);
+        let (mut met, mut wanted) = (Vec::new(), BTreeSet::new());
+        unmet.demands.retain(|demand, waiting| {
+            let kind = kinds.get_mut(demand.kind);
+            let able = placement::anybody_able(demand, kind, registry);
+            if able && waiting.sent_back > 0 {
+                wanted.insert(kind.kind.clone());
+            }
+            if able && waiting.is_shown {
+                met.push(format!("an agent is there that can run `{}` {}", kind.kind, demand.words()));
+            }
+            !able
+        });
+        for detail in met {
+            let notice = Notice { topic: "task", what: "met", agent: None, task: None, detail: Some(detail) };
+            self.tell(notice, actions);
+        }
+        actions.extend(wanted.into_iter().map(Action::LookBack));
+    }
+
+    /// Looks whether the last agent has gone that could run what waits, and whether anything waits still of what was found
+    /// so.
+    pub(crate) fn look_for_unmet(&mut self, now: Timestamp, actions: &mut Actions) {
+        if now < self.unmet.next_look {
+            return;
+        }
+        self.unmet.next_look = now + LOOK;
+        let Self { unmet, lines, tasks, .. } = self;
+        unmet.demands.retain(|demand, waiting| {
+            let mut left = lines.waiting(demand);
+            waiting.sent_back > 0 || left.any(|sequence| tasks.get(sequence).is_some_and(|t| t.state == State::Waiting))
+        });
+        let heads: Vec<(Demand, Sequence)> = lines.blocked_heads().skip(unmet.looked_at).take(LINES).collect();
+        unmet.looked_at = if heads.len() < LINES { 0 } else { unmet.looked_at + LINES };
+        self.registry.settle(&self.kinds);
+        for (demand, sequence) in heads {
+            let waits = self.tasks.get(sequence).is_some_and(|task| task.state == State::Waiting);
+            if waits && !placement::anybody_able(&demand, self.kinds.get_mut(demand.kind), &self.registry) {
+                self.note_unmet(&demand, sequence, now, actions);
+            }
+        }
+    }
+
+    /// What waits for an agent that is not there, the oldest first.
+    pub(crate) fn show_unmet(&self, now: Timestamp) -> Vec<UnmetDemand> {
+        let shown = self.unmet.demands.iter().filter(|(_, waiting)| waiting.is_shown);
+        let mut shown: Vec<UnmetDemand> =
+            shown.map(|(demand, waiting)| self.show_one_unmet(demand, waiting, now)).collect();
+        shown.sort_by(|a, b| b.since_ms.cmp(&a.since_ms).then_with(|| a.kind.cmp(&b.kind)));
+        shown
+    }
+
+    fn show_one_unmet(&self, demand: &Demand, waiting: &Waiting, now: Timestamp) -> UnmetDemand {
+        let is_waiting =
+            |sequence: &Sequence| self.tasks.get(*sequence).is_some_and(|task| task.state == State::Waiting);
+        UnmetDemand {
+            kind: self.kinds.get(demand.kind).kind.clone(),
+            needs: demand.needs.to_string(),
+            reserved: demand.reserved.clone(),
+            tasks: waiting.sent_back + self.lines.waiting(demand).filter(is_waiting).count() as u64,
+            since_ms: now.since(waiting.since).as_millis() as u64,
+            reason: self.why_placed(demand, now).summary,
+        }
+    }
+}
