@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod at_most_once;
+mod backlog;
 mod bad_input;
 mod bad_surroundings;
 mod busy;
@@ -19,5 +20,7 @@ mod orphans;
 mod placement;
 mod power_cut;
 mod resources;
+mod settings;
 mod takeover;
+mod why;
 mod wire;

@@ -28,7 +28,7 @@ pub mod state;
 pub use fake::FakeAgent;
 pub use mesh::{Builder, Mesh, Results, new_task};
 pub use program::Output;
-pub use state::{State, agent, results, task, tasks};
+pub use state::{State, agent, queue, results, task, tasks};
 
 /// The builtin handlers, as an agent's settings name them.
 pub const BUILTINS: &str = r#"

@@ -297,6 +297,12 @@ impl Mesh {
         Ok(list.items)
     }
 
+    /// What waits and runs of a kind as the leader sees it, and the settings that hold for it.
+    pub async fn look_at_queue(&self, kind: &str) -> Result<api::QueueSettings, String> {
+        let answer = self.ask("queue", "get", serde_json::json!({ "id": kind })).await?;
+        serde_json::from_value(answer).map_err(|error| error.to_string())
+    }
+
     /// How many messages one of the mesh's streams holds: `TASKS`, `RESULTS`, `DEAD` or `EVENTS`.
     pub async fn count(&self, stream: &str) -> Result<u64, String> {
         let stream = self.client.jetstream().get_stream(format!("HIVE_{stream}")).await;
@@ -350,8 +356,18 @@ impl Mesh {
 
     /// Starts an agent in this process, with handlers that `prepare` adds.
     pub async fn embed(&mut self, id: &str, slots: u32, prepare: impl FnOnce(AgentBuilder) -> AgentBuilder) {
-        let settings = Settings { url: self.nats_url(), ..Settings::default() };
         let config = agent_worker::Config { slots, queue: slots, ..agent_worker::Config::default() };
+        self.embed_with(id, config, prepare).await;
+    }
+
+    /// The same with these settings.
+    pub async fn embed_with(
+        &mut self,
+        id: &str,
+        config: agent_worker::Config,
+        prepare: impl FnOnce(AgentBuilder) -> AgentBuilder,
+    ) {
+        let settings = Settings { url: self.nats_url(), ..Settings::default() };
         let agent = prepare(Agent::builder(settings, config).id(agent_id(id))).build().expect("its handlers are good");
         let stopper = agent.stopper();
         let running = tokio::spawn(async move {

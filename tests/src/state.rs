@@ -27,6 +27,11 @@ pub fn agent(id: &str) -> Agent {
     Agent(id.to_owned())
 }
 
+/// The tasks of a kind that the coordinator has fetched, to be waited for.
+pub fn queue(kind: &str) -> Queue {
+    Queue(kind.to_owned())
+}
+
 /// At least so many results are recorded.
 pub fn results(count: u64) -> Count {
     Count { stream: "RESULTS", count, at_least: true }
@@ -174,6 +179,39 @@ impl State for AgentHolds {
     async fn look(&self, mesh: &Mesh) -> Result<api::Agent, String> {
         let agent = look_at_agent(mesh, &self.id).await?;
         if agent.running + agent.queued == self.attempts { Ok(agent) } else { Err(format!("{agent:?}")) }
+    }
+}
+
+/// See [`queue`].
+#[derive(Clone, Debug)]
+pub struct Queue(String);
+
+impl Queue {
+    /// So many of them are with agents, and so many wait for one.
+    pub fn has(self, running: u64, waiting: u64) -> QueueHas {
+        QueueHas { kind: self.0, running, waiting }
+    }
+}
+
+/// So many tasks of a kind run and wait.
+#[derive(Clone, Debug)]
+pub struct QueueHas {
+    kind: String,
+    running: u64,
+    waiting: u64,
+}
+
+impl State for QueueHas {
+    type Reached = api::Queue;
+
+    fn describe(&self) -> String {
+        format!("that {} of `{}` run and {} wait", self.running, self.kind, self.waiting)
+    }
+
+    async fn look(&self, mesh: &Mesh) -> Result<api::Queue, String> {
+        let queue = mesh.look_at_queue(&self.kind).await?.queue;
+        let is_there = (queue.running, queue.waiting) == (self.running, self.waiting);
+        if is_there { Ok(queue) } else { Err(format!("{queue:?}")) }
     }
 }
 
