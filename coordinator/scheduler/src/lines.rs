@@ -183,6 +183,16 @@ impl Lines {
         blocked.filter_map(|line| Some((line.demand.clone(), line.head()?)))
     }
 
+    /// Whether no agent had room for the line's head.
+    pub(crate) fn is_blocked(&self, key: LineKey) -> bool {
+        self.lines[key.0 as usize].as_ref().is_some_and(|line| line.trial == Trial::Blocked)
+    }
+
+    /// How many lines there are.
+    pub(crate) fn count(&self) -> usize {
+        self.by_demand.len()
+    }
+
     /// Lets the line be tried again.
     pub(crate) fn unblock(&mut self, key: LineKey) {
         self.line_mut(key).trial = Trial::Ready;

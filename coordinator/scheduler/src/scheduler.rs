@@ -33,6 +33,9 @@ use crate::why::Recent;
 /// How often agents are looked at for silence.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 
+/// So often lines may be tried in vain, one after the other, and two times each.
+const FEWEST_TRIALS: usize = 64;
+
 /// Longest wait for the agents to say what they hold, after a leader has taken over.
 pub(crate) const ADOPTION: Duration = Duration::from_millis(1000);
 
@@ -357,8 +360,15 @@ impl Scheduler {
             return;
         }
         self.wake_lines(now);
+        let mut blocked = 0;
         while let Some(line) = self.lines.next_ready() {
             self.place_head(line, now, actions);
+            blocked = if self.lines.is_blocked(line) { blocked + 1 } else { 0 };
+            if blocked > 2 * self.lines.count() + FEWEST_TRIALS {
+                // Who was said to have room has none: better that something waits for the next event than that all does.
+                debug_assert!(false, "the filter and the search do not agree");
+                self.with_room.clear();
+            }
             self.wake_lines(now);
         }
     }
