@@ -33,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50)];
 /// The least time between two looks of which nobody waits for the answer.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// A look through all processes serves whoever asks for one so soon after it began: what has become of an attempt that goes
+/// on is not known any better than that.
+const SHARED_FOR: Duration = Duration::from_millis(25);
 /// Looking through all processes may take this share of the time.
 const SHARE_OF_TIME: u32 = 20;
 
@@ -44,6 +47,8 @@ pub struct Strays {
     next: AtomicU32,
     /// The attempts that have not ended, with the process that each began with.
     living: Mutex<FxHashMap<Mark, Option<Pid>>>,
+    /// The last look through all processes for one of those, and when it began.
+    last_look: Mutex<Option<(Instant, Arc<[Marked]>)>>,
     ended: Notify,
 }
 
@@ -83,6 +88,7 @@ impl Strays {
             is_alone,
             next: AtomicU32::new(0),
             living: Mutex::default(),
+            last_look: Mutex::default(),
             ended: Notify::new(),
         }
     }
@@ -210,10 +216,24 @@ impl Strays {
     /// Those that are not below the process that it began with any more; all, where that takes looking at all.
     fn orphans_of(&self, mark: Mark, leader: Option<Pid>) -> Vec<Pid> {
         if !self.is_alone {
-            return self.owner.processes().iter().filter(|found| found.mark == mark).map(|found| found.pid).collect();
+            return self.everywhere().iter().filter(|found| found.mark == mark).map(|found| found.pid).collect();
         }
         let children = children_of_main_thread().unwrap_or_default().into_iter();
         children.filter(|child| Some(*child) != leader && self.owner.mark_of(*child) == Some(mark)).collect()
+    }
+
+    /// The processes of all attempts, by a look through all that there are. Those who ask at a time share it.
+    fn everywhere(&self) -> Arc<[Marked]> {
+        let asked = Instant::now();
+        let mut last_look = self.last_look.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((began, found)) = &*last_look
+            && *began + SHARED_FOR >= asked
+        {
+            return found.clone();
+        }
+        let (began, found) = (Instant::now(), Arc::from(self.owner.processes()));
+        *last_look = Some((began, Arc::clone(&found)));
+        found
     }
 
     /// The agent leaves: kills whatever its attempts have started and waits until it is gone.
