@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use shared::Epoch;
 use shared::subject::Subjects;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::store::Store;
@@ -24,6 +25,10 @@ use crate::store::Store;
 pub(crate) const LIFETIME: Duration = Duration::from_secs(15);
 /// How often it is renewed.
 const RENEWAL: Duration = Duration::from_secs(2);
+/// How long the broker may take to confirm that, and when it is tried again if it does not. Brokers that elect a leader
+/// twice within seconds are at work in between for a moment only, which must not be missed.
+const CONFIRMATION: Duration = Duration::from_secs(1);
+const NEXT_TRY: Duration = Duration::from_millis(250);
 /// A leader that could not renew for this long steps down, before the lease can be anybody else's by its lifetime.
 const STEP_DOWN: Duration = Duration::from_secs(12);
 /// How often a standby looks after the leader.
@@ -176,35 +181,40 @@ impl Contender {
     /// Renews the lease until it is lost. However long an answer takes to come, it is over when our own clock says
     /// so, before it can be anybody else's.
     async fn hold(&self, held: &mut Held) {
+        let mut pause = RENEWAL;
         loop {
             let renewed = async {
-                tokio::time::sleep(RENEWAL).await;
+                tokio::time::sleep(pause).await;
                 self.renew(held.revision).await
             };
             match tokio::time::timeout_at(held.until.into(), renewed).await {
                 Ok(Renewal::Done(renewed)) => {
-                    *held = renewed;
+                    (*held, pause) = (renewed, RENEWAL);
                     if self.changes.send(renewed.into()).await.is_err() {
                         return;
                     }
                 }
-                Ok(Renewal::Unknown { revision }) => held.revision = revision,
+                Ok(Renewal::Unknown { revision }) => (held.revision, pause) = (revision, NEXT_TRY),
                 Ok(Renewal::Lost) | Err(_) => return,
             }
         }
     }
 
     async fn renew(&self, revision: u64) -> Renewal {
-        if let Some(held) = self.write(revision).await {
+        if let Ok(Some(held)) = timeout(CONFIRMATION, self.write(revision)).await {
             return Renewal::Done(held);
         }
-        match self.bucket.entry(KEY).await {
-            // Our own renewal may have been stored although its confirmation was lost. When is not known, so that
-            // does not make it last longer; the next one will.
-            Ok(Some(entry)) if self.is_ours(&entry) => Renewal::Unknown { revision: entry.revision },
-            Ok(_) => Renewal::Lost,
-            Err(error) => {
+        match timeout(CONFIRMATION, self.bucket.entry(KEY)).await {
+            // Our own renewal may have been stored although its confirmation was lost or is late. When is not known, so
+            // that does not make it last longer; the next one will.
+            Ok(Ok(Some(entry))) if self.is_ours(&entry) => Renewal::Unknown { revision: entry.revision },
+            Ok(Ok(_)) => Renewal::Lost,
+            Ok(Err(error)) => {
                 warn!(%error, "the lease cannot be renewed");
+                Renewal::Unknown { revision }
+            }
+            Err(_) => {
+                debug!("the broker does not answer about the lease");
                 Renewal::Unknown { revision }
             }
         }
