@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::kv::{self, Operation};
+use async_nats::jetstream::kv::{self, Operation, UpdateErrorKind};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use scheduler::{Event, KindConfig, Said, TenantConfig};
@@ -21,6 +21,10 @@ use crate::store::{Store, StoreError};
 
 /// How long to wait before the bucket is watched again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often a change is tried that others come before, and how soon again.
+const TRIES: usize = 40;
+const NEXT_TRY: Duration = Duration::from_millis(50);
 
 /// What settings are of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +66,8 @@ impl Scope {
 /// All that is said of a kind or a tenant.
 pub(crate) async fn said(store: &Store, scope: Scope, name: &str) -> Result<Value, Refusal> {
     check_name(scope, name)?;
-    Ok(Value::Object(read_kept(store, scope, name).await?.1))
+    let bucket = store.settings_bucket().await.map_err(|error| unavailable(&error))?;
+    Ok(Value::Object(read_kept(&bucket, scope, name).await?.1))
 }
 
 /// Changes what is said of a kind or a tenant; all that is said of it then is returned.
@@ -71,20 +76,29 @@ pub(crate) async fn change(store: &Store, scope: Scope, name: &str, patch: Value
         return Err(bad("settings are changed by a JSON object, such as {\"strategy\": \"weighted\"}"));
     };
     check_name(scope, name)?;
-    let (bucket, mut said) = read_kept(store, scope, name).await?;
-    merge(&mut said, patch);
-    check(scope, name, &said)?;
-    let body = serde_json::to_vec(&said).map_err(|error| bad(error.to_string()))?;
-    bucket.put(scope.key(name), body.into()).await.map_err(|error| refused("keep", error))?;
-    Ok(Value::Object(said))
+    let bucket = store.settings_bucket().await.map_err(|error| unavailable(&error))?;
+    for _ in 0..TRIES {
+        let (revision, mut said) = read_kept(&bucket, scope, name).await?;
+        merge(&mut said, patch.clone());
+        check(scope, name, &said)?;
+        let body = serde_json::to_vec(&said).map_err(|error| bad(error.to_string()))?;
+        match bucket.update(scope.key(name), body.into(), revision).await {
+            Ok(_) => return Ok(Value::Object(said)),
+            // Somebody else has changed it meanwhile, or a copy was read that lags behind.
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => tokio::time::sleep(NEXT_TRY).await,
+            Err(error) => return Err(refused("keep", error)),
+        }
+    }
+    Err(Refusal { error: "others change these settings all the time: try again".to_owned(), code: 409 })
 }
 
-/// The bucket, and what it keeps of a kind or a tenant.
-async fn read_kept(store: &Store, scope: Scope, name: &str) -> Result<(kv::Store, Map<String, Value>), Refusal> {
-    let bucket = store.settings_bucket().await.map_err(|error| unavailable(&error))?;
-    let kept = bucket.get(scope.key(name)).await.map_err(|error| refused("read", error))?;
-    let said = kept.and_then(|kept| serde_json::from_slice(&kept).ok()).unwrap_or_default();
-    Ok((bucket, said))
+/// What the bucket keeps of a kind or a tenant, and at which revision.
+async fn read_kept(bucket: &kv::Store, scope: Scope, name: &str) -> Result<(u64, Map<String, Value>), Refusal> {
+    let Some(entry) = bucket.entry(scope.key(name)).await.map_err(|error| refused("read", error))? else {
+        return Ok((0, Map::new()));
+    };
+    let said = (entry.operation == Operation::Put).then(|| serde_json::from_slice(&entry.value).ok()).flatten();
+    Ok((entry.revision, said.unwrap_or_default()))
 }
 
 /// RFC 7396, one level deep, which is all that settings have: a table in them is replaced as a whole.

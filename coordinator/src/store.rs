@@ -314,6 +314,19 @@ impl Store {
         format!("$JS.API.DIRECT.GET.{}.{}", self.subjects.results_stream(), self.subjects.result(id))
     }
 
+    /// Where the same is asked of the server that leads the stream, with the body of that request; see
+    /// [`says_not_found`].
+    pub fn result_lookup_at_leader(&self, id: &TaskId) -> (String, Bytes) {
+        let subject = format!("$JS.API.STREAM.MSG.GET.{}", self.subjects.results_stream());
+        (subject, format!(r#"{{"last_by_subj":"{}"}}"#, self.subjects.result(id)).into())
+    }
+
+    /// Whether more than one server keeps the results.
+    pub async fn results_are_replicated(&self) -> Result<bool, StoreError> {
+        let stream = self.jetstream.get_stream(self.subjects.results_stream()).await;
+        Ok(stream.map_err(refused("read the state of the results"))?.cached_info().config.num_replicas > 1)
+    }
+
     /// Where a message is removed from the task stream by its sequence, and the body of that request.
     pub fn removal(&self, sequence: u64) -> (String, Bytes) {
         let subject = format!("$JS.API.STREAM.MSG.DELETE.{}", self.subjects.tasks_stream());
@@ -503,6 +516,9 @@ impl Store {
 /// Error code of JetStream: the consumer is not there.
 const CONSUMER_NOT_FOUND: u64 = 10014;
 
+/// Error code of JetStream: the stream has no such message.
+const NO_MESSAGE_FOUND: u64 = 10037;
+
 /// Error code of JetStream: the subject has a message already, so a result is recorded.
 const WRONG_LAST_SEQUENCE: u64 = 10071;
 
@@ -562,6 +578,21 @@ impl Recorded {
     }
 }
 
+/// Whether the server that leads a stream says that it has no such message.
+pub fn says_not_found(answer: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Answer {
+        error: Option<Problem>,
+    }
+    #[derive(Deserialize)]
+    struct Problem {
+        #[serde(default)]
+        err_code: u64,
+    }
+    let answer = serde_json::from_slice::<Answer>(answer).ok();
+    answer.and_then(|answer| answer.error).is_some_and(|error| error.err_code == NO_MESSAGE_FOUND)
+}
+
 /// What the reply subject of a delivered message says about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metadata<'a> {
@@ -610,6 +641,16 @@ mod tests {
         assert_eq!(Metadata::parse(long), Some(expected));
         assert_eq!(Metadata::parse(&format!("{long}.random")), Some(expected));
         assert_eq!(Metadata::parse("$JS.ACK.x"), None);
+    }
+
+    #[test]
+    fn only_one_error_means_that_there_is_no_result() {
+        let says = |body: &str| says_not_found(body.as_bytes());
+
+        assert!(says(r#"{"error":{"code":404,"err_code":10037,"description":"no message found"}}"#));
+        assert!(!says(r#"{"error":{"code":503,"err_code":10008,"description":"system temporarily unavailable"}}"#));
+        assert!(!says(r#"{"message":{"subject":"hive.result.t","seq":3}}"#));
+        assert!(!says(""));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(super) enum Topic {
     Pull,
     /// Whether a task is settled already.
     LookUp,
+    /// Whether it is really not, asked of the server that leads the results.
+    Confirm,
     /// The record of a result.
     Record,
     /// The record of a dead letter.
@@ -43,9 +45,10 @@ pub(super) enum Topic {
 }
 
 impl Topic {
-    const ALL: [Topic; 11] = [
+    const ALL: [Topic; 12] = [
         Topic::Pull,
         Topic::LookUp,
+        Topic::Confirm,
         Topic::Record,
         Topic::Bury,
         Topic::Ack,
@@ -61,6 +64,7 @@ impl Topic {
         match self {
             Topic::Pull => "pull",
             Topic::LookUp => "look",
+            Topic::Confirm => "conf",
             Topic::Record => "rec",
             Topic::Bury => "bury",
             Topic::Ack => "ack",
@@ -105,6 +109,11 @@ impl Node {
             Topic::LookUp => {
                 if let Ok(sequence) = sequence() {
                     self.on_looked_up(sequence, message).await;
+                }
+            }
+            Topic::Confirm => {
+                if let Ok(sequence) = sequence() {
+                    self.on_confirmed(sequence, &message).await;
                 }
             }
             Topic::Record => {
@@ -169,6 +178,24 @@ impl Node {
         }
     }
 
+    async fn on_confirmed(&mut self, sequence: Sequence, message: &Message) {
+        // That there is one is looked up again, which is soon enough for a copy that lags behind.
+        if message.status.is_none() && crate::store::says_not_found(&message.payload) {
+            self.on_none_found(sequence).await;
+        }
+    }
+
+    /// There is no result of the task.
+    async fn on_none_found(&mut self, sequence: Sequence) {
+        let Some(envelope) = self.reign.as_ref().and_then(|reign| reign.envelopes.get(&sequence)) else { return };
+        match (envelope.stage, &envelope.settlement) {
+            // What was there when ours was refused is gone again, by its age: it was recorded all the same.
+            (Stage::LookingUp, Some(_)) => self.remove(sequence).await,
+            (Stage::LookingUp, None) => self.admit(sequence).await,
+            _ => {}
+        }
+    }
+
     async fn on_looked_up(&mut self, sequence: Sequence, message: Message) {
         let Some(reign) = &mut self.reign else { return };
         let may_have_been_tried = reign.may_have_been_tried(sequence);
@@ -178,9 +205,9 @@ impl Node {
         }
         match message.status {
             None => {}
-            // What was there when ours was refused is gone again, by its age: it was recorded all the same.
-            Some(StatusCode::NOT_FOUND) if envelope.settlement.is_some() => return self.remove(sequence).await,
-            Some(StatusCode::NOT_FOUND) => return self.admit(sequence).await,
+            // Any server that has a copy answers, and the copy may lag behind.
+            Some(StatusCode::NOT_FOUND) if reign.results_are_replicated => return self.confirm(sequence).await,
+            Some(StatusCode::NOT_FOUND) => return self.on_none_found(sequence).await,
             // Put again when the answer has been out too long.
             Some(_) => return,
         }

@@ -130,6 +130,8 @@ struct Reign {
     known_complete: bool,
     /// When they are to be listed, if that is still to be done.
     results_due: Option<Instant>,
+    /// Whether several servers have the results, and so one of them may not know the newest.
+    results_are_replicated: bool,
     /// The last message that was there when a leader before could still be at work: up to it, an attempt may have been
     /// made before.
     inherited: u64,
@@ -394,6 +396,7 @@ impl Node {
         let ready = self.own_commands.clone();
         tokio::spawn(Keeper { store: self.store.clone(), epoch, jobs: keeper_jobs, ready }.run());
         let (_, inherited) = self.store.task_count().await?;
+        let results_are_replicated = self.store.results_are_replicated().await?;
         let former_leads = if epoch == FIRST_EPOCH { Duration::ZERO } else { lease::LIFETIME };
         Ok(Reign {
             lease_until,
@@ -404,6 +407,7 @@ impl Node {
             known: KnownIds::default(),
             known_complete: false,
             results_due: Some(Instant::now() + former_leads),
+            results_are_replicated,
             inherited,
             calls: self.nats.subscribe(self.subjects.calls()).await?,
             served_version: u64::MAX,

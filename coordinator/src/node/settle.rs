@@ -27,6 +27,14 @@ impl Node {
         self.publish(subject, Some(reply), None, Bytes::new()).await;
     }
 
+    /// Makes sure that a result that was not found is not there.
+    pub(super) async fn confirm(&mut self, sequence: Sequence) {
+        let Some(envelope) = self.reign.as_ref().and_then(|reign| reign.envelopes.get(&sequence)) else { return };
+        let (subject, body) = self.store.result_lookup_at_leader(&envelope.id);
+        let reply = self.reply_to(Topic::Confirm, sequence);
+        self.publish(subject, Some(reply), None, body).await;
+    }
+
     pub(super) async fn record(&mut self, settlement: Settlement) {
         let Some(reign) = &mut self.reign else { return };
         let sequence = settlement.sequence;
