@@ -1,5 +1,6 @@
 //! What is said of kinds and tenants while the mesh runs holds at once, and is kept.
 
+use futures_util::future::join_all;
 use mesh_tests::state::that;
 use mesh_tests::{BUILTINS, Mesh, State, new_task, queue, results};
 use reqwest::{Response, StatusCode};
@@ -57,6 +58,21 @@ async fn what_is_said_goes_before_the_configuration_until_it_is_taken_back() {
     change(&mesh, "queue", "sleep", &json!({ "max-running": null })).await.unwrap();
 
     mesh.until(queue("sleep").has(2, 2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_changes_at_the_same_time_none_gets_lost() {
+    let mesh = Mesh::builder().agent("ada", 4, BUILTINS).start().await;
+    let said = json!({ "max-running": 7, "max-attempts": 5, "retry-share": 0.5, "rate": "9/s", "timeout": "9s", "strategy": "weighted" });
+    let changes = said.as_object().unwrap().iter().map(|(name, value)| json!({ name: value }));
+    let changes: Vec<Value> = changes.collect();
+
+    let changed = join_all(changes.iter().map(|settings| change(&mesh, "queue", "sleep", settings))).await;
+
+    assert!(changed.iter().all(Result::is_ok), "{changed:?}");
+    for (name, value) in said.as_object().unwrap() {
+        mesh.until(goes_by(name, value)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
