@@ -18,7 +18,7 @@ use crate::config::{Config, KindConfig, TenantConfig, TenantSettings};
 use crate::efficiency::Utilisation;
 use crate::event::{Action, Actions, Dispatch, Event, Sequence};
 use crate::history::History;
-use crate::kinds::{KindKey, Kinds};
+use crate::kinds::{Demand, KindKey, Kinds};
 use crate::lines::{LineKey, Lines, Trial};
 use crate::performance::Performance;
 use crate::placement::{self, Choice, Strategy};
@@ -498,16 +498,19 @@ impl Scheduler {
     }
 
     /// How much of a slot an attempt takes up: more than one where it reserves more than a slot's share of something
-    /// that there is for its kind.
+    /// that there is for its kind. (Dominant resource fairness: Ghodsi et al., NSDI 2011.)
     fn rate_of(&self, sequence: Sequence) -> f64 {
         let Some(task) = self.tasks.get(sequence) else { return 1.0 };
-        let resources = task.demand.reserved.resources.dimensions();
-        if resources == [0; 4] || !self.lines.shares.are_shared(task.demand.kind) {
+        let Demand { kind, reserved, .. } = &task.demand;
+        if reserved.is_empty() || !self.lines.shares.are_shared(*kind) {
             return 1.0;
         }
-        let load = self.registry.fleet().load_of(task.demand.kind);
-        let dominant = resources.into_iter().zip(load.capacity).filter(|(_, capacity)| *capacity > 0);
-        let dominant = dominant.map(|(needed, capacity)| needed as f64 / capacity as f64).fold(0.0, f64::max);
+        let fleet = self.registry.fleet();
+        let load = fleet.load_of(*kind);
+        let resources = reserved.resources.dimensions().into_iter().zip(load.capacity);
+        let countables = reserved.countable.iter().map(|(name, needed)| (needed, fleet.offered(*kind, name)));
+        let shares = resources.chain(countables).filter(|(_, capacity)| *capacity > 0);
+        let dominant = shares.map(|(needed, capacity)| needed as f64 / capacity as f64).fold(0.0, f64::max);
         (dominant * load.slots as f64).max(1.0)
     }
 

@@ -155,6 +155,9 @@ pub(crate) struct Cohort {
     /// What those carry that take work, and how many slots they have; and altogether.
     loads: Vec<Load>,
     load: Load,
+    /// What those offer of countable resources, in the order of the traits; and altogether.
+    offers: Vec<Box<[u64]>>,
+    offered: Box<[u64]>,
     /// What each would carry with one more attempt, in proportion to its slots.
     room: Least<f32>,
     /// What each has not reserved yet; and of countable resources, in the order of the traits.
@@ -166,7 +169,10 @@ pub(crate) struct Cohort {
 
 impl Cohort {
     pub(crate) fn new(traits: Traits) -> Self {
+        let offered = vec![0; traits.countables.len()].into();
         Self {
+            offers: Vec::new(),
+            offered,
             uncounted: traits.countables.iter().map(|_| Least::new(FEWEST_SEATS, Reverse(0))).collect(),
             traits,
             members: Vec::new(),
@@ -196,6 +202,7 @@ impl Cohort {
         let before = self.seats();
         self.members.push(Some(key));
         self.loads.push(Load::default());
+        self.offers.push(vec![0; self.traits.countables.len()].into());
         if self.seats() > before {
             self.room = self.room.doubled(NO_ROOM);
             self.unreserved = self.unreserved.doubled();
@@ -213,6 +220,7 @@ impl Cohort {
         self.room.set(seat, NO_ROOM);
         self.unreserved.set(seat, [0; 4]);
         self.uncounted.iter_mut().for_each(|tree| tree.set(seat, Reverse(0)));
+        self.offer(seat, None);
         self.orders.iter_mut().for_each(|(_, order)| order.set(seat, LAST));
         self.marks.iter_mut().for_each(|(_, marks)| marks.set(seat, false));
     }
@@ -226,6 +234,7 @@ impl Cohort {
         for (tree, name) in self.uncounted.iter_mut().zip(&self.traits.countables) {
             tree.set(seat, Reverse(agent.uncounted(name)));
         }
+        self.offer(seat, Some(agent).filter(|agent| agent.takes_work()));
         for (sort, order) in &mut self.orders {
             if !sort.is_kept() {
                 order.set(seat, rank(*sort, agent));
@@ -238,6 +247,19 @@ impl Cohort {
     fn carry(&mut self, seat: Seat, load: Load) {
         let before = std::mem::replace(&mut self.loads[seat as usize], load);
         self.load = self.load.minus(before).plus(load);
+    }
+
+    fn offer(&mut self, seat: Seat, agent: Option<&Agent>) {
+        let Self { traits, offers, offered, .. } = self;
+        for ((name, offer), sum) in traits.countables.iter().zip(&mut offers[seat as usize]).zip(offered) {
+            let before = std::mem::replace(offer, agent.map_or(0, |agent| agent.countables.get(name)));
+            *sum = (*sum).saturating_sub(before).saturating_add(*offer);
+        }
+    }
+
+    /// What its members offer of a countable resource altogether, those that take work.
+    pub(crate) fn offered(&self, name: &str) -> u64 {
+        self.traits.countables.iter().position(|offered| offered == name).map_or(0, |number| self.offered[number])
     }
 
     /// What its members carry and have altogether, those that take work.

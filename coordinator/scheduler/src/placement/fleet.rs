@@ -167,6 +167,11 @@ impl Fleet {
         self.able(kind).iter().fold(Load::default(), |sum, number| sum.plus(self.cohort(*number).load()))
     }
 
+    /// What those agents offer of a countable resource.
+    pub(crate) fn offered(&self, kind: KindKey, name: &str) -> u64 {
+        self.able(kind).iter().map(|number| self.cohort(*number).offered(name)).sum()
+    }
+
     /// An order is not wanted any more.
     pub(crate) fn drop_order(&mut self, sort: Sort) {
         self.cohorts.iter_mut().flatten().for_each(|cohort| cohort.drop_order(sort));

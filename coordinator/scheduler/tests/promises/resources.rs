@@ -29,6 +29,29 @@ fn of_what_is_counted_no_more_is_reserved_than_there_is() {
 }
 
 #[test]
+fn between_tenants_an_attempt_counts_by_what_it_reserves_most_of() {
+    let large = [task("resize").memory(500), task("resize").countable("gpus", 2)];
+    for large in large {
+        let mut mesh = Mesh::with_agents([agent("ada").slots(8).memory(1000).countable("gpus", 4)]);
+        let mut started = [0.0, 0.0];
+        // One that takes half of something takes up four of the eight slots.
+        mesh.deliver_all((0..60).map(|_| large.clone().tenant("large")));
+        mesh.deliver_all((0..300).map(|_| task("resize").tenant("small")));
+        for _ in 0..40 {
+            mesh.pass(ms(1000));
+            for one in mesh.given_to("ada") {
+                let is_large = one.parse::<u32>().expect("ids are numbers") <= 60;
+                started[usize::from(!is_large)] += 1.0;
+                mesh.succeed("ada", &one);
+            }
+        }
+
+        let ratio = started[1] / started[0];
+        assert!((3.5..=4.5).contains(&ratio), "{started:?}");
+    }
+}
+
+#[test]
 fn what_the_agents_settings_say_is_reserved_where_nobody_else_says_anything() {
     let mut config = Config::default();
     config.kinds.insert("count".into(), KindConfig { memory: Some(30), ..KindConfig::default() });
