@@ -60,6 +60,18 @@ async fn what_nobody_could_do_is_done_once_somebody_can() {
     assert!(by_bob.is_superset(&impossible));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_can_do_holds_nothing_up_though_no_two_ask_for_the_same() {
+    let mut mesh = Mesh::builder().start().await;
+    let impossible = |number: usize| possible().header("Hive-Needs", &format!("host=h{number}")).unwrap();
+    mesh.submit_all((0..FEW / 2).map(impossible)).await;
+    mesh.submit_all((0..FEW / 2).map(|_| possible())).await;
+
+    mesh.add_agent("ada", SLOTS, ECHO);
+
+    mesh.until(results(FEW as u64 / 2)).await;
+}
+
 /// The figures that are promised, for a machine that has nothing else to do.
 #[ignore = "a measurement: run it alone, with --release"]
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,6 @@ use crate::performance::{BLACK_HOLE, Performance};
 use crate::registry::AgentKey;
 use crate::scheduler::Timer;
 use crate::tasks::{Attempt, State, Task};
-use crate::unmet::KEPT;
 use crate::{Scheduler, Timestamp, placement};
 
 /// A task that took this many agents down is not given another one.
@@ -465,7 +464,7 @@ impl Scheduler {
         // More of what nobody could ever run is sent back.
         self.registry.settle(&self.kinds);
         if let Some(line) = self.lines.blocked(&task.demand)
-            && self.lines.len(line) > KEPT
+            && !self.unmet.may_keep(&task.demand, self.lines.len(line))
             && !placement::anybody_able(&task.demand, self.kinds.get_mut(task.demand.kind), &self.registry)
         {
             self.lines.unblock(line);

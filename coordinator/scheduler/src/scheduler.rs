@@ -27,7 +27,7 @@ use crate::retries::Retries;
 use crate::shares::Charge;
 use crate::tasks::{Attempt, State, Tasks};
 use crate::tenants::{TenantKey, Tenants};
-use crate::unmet::{self, Unmet};
+use crate::unmet::Unmet;
 use crate::why::Recent;
 
 /// How often agents are looked at for silence.
@@ -421,7 +421,7 @@ impl Scheduler {
                 if !placement::anybody_able(demand, kind, &self.registry) {
                     let (demand, is_new) = (demand.clone(), task.attempts == 0);
                     self.note_unmet(&demand, sequence, now, actions);
-                    if is_new && self.lines.len(line) > unmet::KEPT {
+                    if is_new && !self.unmet.may_keep(&demand, self.lines.len(line)) {
                         return self.send_back(line, &demand, actions);
                     }
                     return self.lines.put_off(line, Trial::Blocked);

@@ -5,24 +5,29 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use shared::Priority;
 use shared::api::UnmetDemand;
 
 use crate::event::{Action, Actions, Notice, Sequence};
-use crate::kinds::Demand;
+use crate::kinds::{Demand, KindKey};
 use crate::lines::LineKey;
 use crate::tasks::State;
 use crate::{Scheduler, Timestamp, placement};
 
 /// Tasks of one demand that are kept at hand although no agent could run them: enough to tell why they wait.
 pub(crate) const KEPT: usize = 8;
+/// And of one kind, however many demands there are: they may not fill what is fetched of it.
+const KEPT_OF_KIND: usize = 32;
 
 /// How long the others are sent back at least.
 const DELAY: Duration = Duration::from_secs(60);
 /// However many there are, they come back no faster than one in so long.
 const SPACING: Duration = Duration::from_millis(5);
 
-/// So many different demands are told and shown.
-const SHOWN: usize = 1000;
+/// So many different demands are remembered, told and shown.
+const DEMANDS: usize = 1000;
+/// How often what asks for others is wanted again when agents come.
+const LOOK_BACK: Duration = Duration::from_secs(60);
 
 /// How often it is looked whether agents have gone that lines wait for, and for how many lines at a time.
 const LOOK: Duration = Duration::from_secs(1);
@@ -32,6 +37,10 @@ const LINES: usize = 32;
 #[derive(Debug, Default)]
 pub(crate) struct Unmet {
     demands: FxHashMap<Demand, Waiting>,
+    /// Kinds of which more was sent back than is remembered.
+    others: FxHashMap<KindKey, Others>,
+    /// How many tasks are kept at hand of each kind, as far as is known since the last look.
+    kept: FxHashMap<KindKey, usize>,
     next_look: Timestamp,
     /// How many of the lines have been looked at in this round.
     looked_at: usize,
@@ -41,14 +50,48 @@ pub(crate) struct Unmet {
 #[derive(Debug)]
 struct Waiting {
     since: Timestamp,
-    is_shown: bool,
-    /// How many were sent back to the stream, each counted once: they come in the order of their sequences, those of one
-    /// priority by themselves.
-    sent_back: u64,
+    sent_back: SentBack,
+}
+
+/// What is known of tasks whose demands are not remembered.
+#[derive(Debug, Default)]
+struct Others {
+    sent_back: SentBack,
+    /// Whether an agent has come that may be the one they wait for, and when they may be wanted again.
+    wanted: bool,
+    not_before: Timestamp,
+}
+
+/// How many tasks were sent back to the stream, each counted once: they come in the order of their sequences, those of one
+/// priority by themselves.
+#[derive(Clone, Copy, Debug, Default)]
+struct SentBack {
+    count: u64,
     last: [Sequence; 4],
 }
 
+impl SentBack {
+    fn add(&mut self, sequence: Sequence, priority: Priority) {
+        let last = &mut self.last[priority as usize];
+        if sequence > *last {
+            *last = sequence;
+            self.count += 1;
+        }
+    }
+
+    /// For how long the next one is sent back.
+    fn delay(self) -> Duration {
+        DELAY.max(SPACING.mul_f64(self.count as f64))
+    }
+}
+
 impl Unmet {
+    /// Whether so many of these may be kept at hand.
+    pub(crate) fn may_keep(&self, demand: &Demand, in_line: usize) -> bool {
+        let of_kind = self.kept.get(&demand.kind).copied().unwrap_or(0);
+        in_line <= KEPT && of_kind <= KEPT_OF_KIND && self.demands.contains_key(demand)
+    }
+
     /// The demands, as they are asked.
     pub(crate) fn demands(&self) -> impl Iterator<Item = &Demand> {
         self.demands.keys()
@@ -61,10 +104,9 @@ impl Scheduler {
         if self.unmet.demands.contains_key(demand) {
             return;
         }
-        let is_shown = self.unmet.demands.len() < SHOWN;
-        let waiting = Waiting { since: now, is_shown, sent_back: 0, last: [Sequence(0); 4] };
-        self.unmet.demands.insert(demand.clone(), waiting);
-        if is_shown {
+        *self.unmet.kept.entry(demand.kind).or_default() += 1;
+        if self.unmet.demands.len() < DEMANDS {
+            self.unmet.demands.insert(demand.clone(), Waiting { since: now, sent_back: SentBack::default() });
             let notice = self.task_notice("unmet", sequence).detail(self.why_placed(demand, now).summary);
             self.tell(notice, actions);
         }
@@ -73,15 +115,17 @@ impl Scheduler {
     /// Sends the head back to the stream, since nobody that is there could ever run it.
     pub(crate) fn send_back(&mut self, line: LineKey, demand: &Demand, actions: &mut Actions) {
         let Some((sequence, _)) = self.lines.head(line) else { return };
-        let Some(waiting) = self.unmet.demands.get_mut(demand) else { return };
-        if let Some(task) = self.tasks.get(sequence) {
-            let last = &mut waiting.last[task.priority as usize];
-            if sequence > *last {
-                *last = sequence;
-                waiting.sent_back += 1;
-            }
+        let Some(priority) = self.tasks.get(sequence).map(|task| task.priority) else { return };
+        let Unmet { demands, others, kept, .. } = &mut self.unmet;
+        let sent_back = match demands.get_mut(demand) {
+            Some(waiting) => &mut waiting.sent_back,
+            None => &mut others.entry(demand.kind).or_default().sent_back,
+        };
+        sent_back.add(sequence, priority);
+        let delay = sent_back.delay();
+        if self.lines.len(line) <= 1 {
+            kept.entry(demand.kind).and_modify(|kept| *kept = kept.saturating_sub(1));
         }
-        let delay = DELAY.max(SPACING.mul_f64(waiting.sent_back as f64));
         self.lines.pop(line);
         self.leave_line(sequence);
         self.forget_undelivered(sequence, actions);
@@ -96,14 +140,15 @@ impl Scheduler {
         unmet.demands.retain(|demand, waiting| {
             let kind = kinds.get_mut(demand.kind);
             let able = placement::anybody_able(demand, kind, registry);
-            if able && waiting.sent_back > 0 {
-                wanted.insert(kind.kind.clone());
-            }
-            if able && waiting.is_shown {
+            if able {
                 met.push(format!("an agent is there that can run `{}` {}", kind.kind, demand.words()));
+                if waiting.sent_back.count > 0 {
+                    wanted.insert(kind.kind.clone());
+                }
             }
             !able
         });
+        unmet.others.values_mut().for_each(|others| others.wanted = true);
         for detail in met {
             let notice = Notice { topic: "task", what: "met", agent: None, task: None, detail: Some(detail) };
             self.tell(notice, actions);
@@ -121,8 +166,18 @@ impl Scheduler {
         let Self { unmet, lines, tasks, .. } = self;
         unmet.demands.retain(|demand, waiting| {
             let mut left = lines.waiting(demand);
-            waiting.sent_back > 0 || left.any(|sequence| tasks.get(sequence).is_some_and(|t| t.state == State::Waiting))
+            waiting.sent_back.count > 0 || left.any(|sequence| tasks.get(sequence).is_some_and(|t| t.state == State::Waiting))
         });
+        for (kind, others) in &mut unmet.others {
+            if others.wanted && now >= others.not_before {
+                *others = Others { wanted: false, not_before: now + LOOK_BACK, ..*others };
+                actions.push(Action::LookBack(self.kinds.get(*kind).kind.clone()));
+            }
+        }
+        unmet.kept.clear();
+        for demand in unmet.demands.keys() {
+            *unmet.kept.entry(demand.kind).or_default() += lines.waiting(demand).count();
+        }
         let heads: Vec<(Demand, Sequence)> = lines.blocked_heads().skip(unmet.looked_at).take(LINES).collect();
         unmet.looked_at = if heads.len() < LINES { 0 } else { unmet.looked_at + LINES };
         self.registry.settle(&self.kinds);
@@ -150,7 +205,7 @@ impl Scheduler {
             kind: self.kinds.get(demand.kind).kind.clone(),
             needs: demand.needs.to_string(),
             reserved: demand.reserved.clone(),
-            tasks: waiting.sent_back + self.lines.waiting(demand).filter(is_waiting).count() as u64,
+            tasks: waiting.sent_back.count + self.lines.waiting(demand).filter(is_waiting).count() as u64,
             since_ms: now.since(waiting.since).as_millis() as u64,
             reason: self.why_placed(demand, now).summary,
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
-use scheduler::{Config, Done, Event, KindConfig};
+use scheduler::{Action, Config, Done, Event, KindConfig};
 use shared::api::{Finding, Recommendation};
 use shared::task::AttemptOutcome;
 use shared::{Resources, Used};
@@ -102,6 +102,23 @@ fn what_only_an_agent_could_run_that_has_gone_is_told_too() {
     mesh.cancel(2);
     mesh.pass(ms(2000));
     assert!(mesh.leader.resource_use(mesh.now).unmet.is_empty(), "nothing asks for it any more");
+}
+
+#[test]
+fn however_much_nobody_can_run_little_of_it_is_kept_at_hand() {
+    for count in [100, 1200] {
+        let mut mesh = Mesh::with_agents([agent("ada").slots(2)]);
+        mesh.deliver_all((0..count).map(|number| task("resize").needs(&format!("host=h{number}"))));
+
+        let waiting: usize = mesh.leader.waiting(&"resize".parse().expect("it is a good name")).iter().sum();
+        assert!(waiting <= 40, "{waiting} of {count}");
+        mesh.deliver("resize");
+        assert_eq!(mesh.given_to("ada"), [(count + 1).to_string()]);
+        assert_eq!(times_looked_back(&mesh), 0);
+        mesh.join(agent("bob").label("host", &format!("h{}", count - 1)));
+        mesh.pass(ms(1100));
+        assert_eq!(times_looked_back(&mesh), 1, "{count}: the last of them was sent back, and bob can run it");
+    }
 }
 
 #[test]
@@ -281,4 +298,8 @@ fn told(mesh: &Mesh) -> Vec<String> {
 
 fn id(name: &str) -> shared::AgentId {
     name.parse().expect("it is a good name")
+}
+
+fn times_looked_back(mesh: &Mesh) -> usize {
+    mesh.log.iter().filter(|action| matches!(action, Action::LookBack(_))).count()
 }
