@@ -166,7 +166,8 @@ impl Scheduler {
         let Self { unmet, lines, tasks, .. } = self;
         unmet.demands.retain(|demand, waiting| {
             let mut left = lines.waiting(demand);
-            waiting.sent_back.count > 0 || left.any(|sequence| tasks.get(sequence).is_some_and(|t| t.state == State::Waiting))
+            waiting.sent_back.count > 0
+                || left.any(|sequence| tasks.get(sequence).is_some_and(|t| t.state == State::Waiting))
         });
         for (kind, others) in &mut unmet.others {
             if others.wanted && now >= others.not_before {
