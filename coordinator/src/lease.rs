@@ -209,7 +209,9 @@ impl Contender {
             // that does not make it last longer; the next one will.
             Ok(Ok(Some(entry))) if self.is_ours(&entry) => Renewal::Unknown { revision: entry.revision },
             // A copy that lags behind says how it was before we had it.
-            Ok(Ok(entry)) if entry.is_none_or(|entry| entry.revision < revision) => Renewal::Unknown { revision },
+            Ok(Ok(entry)) if entry.as_ref().is_none_or(|entry| entry.revision < revision) => {
+                Renewal::Unknown { revision }
+            }
             Ok(Ok(_)) => Renewal::Lost,
             Ok(Err(error)) => {
                 warn!(%error, "the lease cannot be renewed");

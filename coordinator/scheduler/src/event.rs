@@ -12,7 +12,7 @@ use crate::config::{KindConfig, TenantConfig};
 use crate::history::{End, History};
 
 /// A task's sequence in the task stream: what identifies a delivered message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub u64);
 
 impl std::fmt::Display for Sequence {

@@ -192,9 +192,8 @@ impl Scheduler {
 
     /// What waits for an agent that is not there, the oldest first.
     pub(crate) fn show_unmet(&self, now: Timestamp) -> Vec<UnmetDemand> {
-        let shown = self.unmet.demands.iter().filter(|(_, waiting)| waiting.is_shown);
-        let mut shown: Vec<UnmetDemand> =
-            shown.map(|(demand, waiting)| self.show_one_unmet(demand, waiting, now)).collect();
+        let shown = self.unmet.demands.iter().map(|(demand, waiting)| self.show_one_unmet(demand, waiting, now));
+        let mut shown: Vec<UnmetDemand> = shown.collect();
         shown.sort_by(|a, b| b.since_ms.cmp(&a.since_ms).then_with(|| a.kind.cmp(&b.kind)));
         shown
     }
