@@ -296,6 +296,9 @@ impl Store {
             max_deliver: -1,
             filter_subjects: filters,
             num_replicas: self.config.replicas,
+            // What it knows is worth nothing after a restart of the broker: the lane is made anew, and what is not removed
+            // from the stream comes again. Written to disk, it would be so with all that is pending, several times a second.
+            memory_storage: true,
             ..Default::default()
         };
         let created = self.tasks().await?.create_consumer(config).await;
