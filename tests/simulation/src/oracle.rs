@@ -195,12 +195,15 @@ impl Oracle {
         };
         let task = &mut self.tasks[place];
         // A leader that was replaced and does not know it hears nothing of what the new one settles.
-        let known_since = if attempt.epoch.0 < self.newest_epoch { reign_began } else { arrived };
+        let is_replaced = attempt.epoch.0 < self.newest_epoch;
+        let known_since = if is_replaced { reign_began } else { arrived };
         let settled = task.outcome.as_ref().filter(|(_, at)| *at < known_since).is_some() && !task.nature.discarded;
         // Of several messages with its id, each has a history of its own.
         let kept = task.remembered.filter(|kept| kept.sequence == dispatch.sequence && kept.at < reign_began);
         let counts_on = kept.is_none_or(|kept| attempt.attempt > kept.attempts || attempt.epoch.0 < kept.epoch);
-        let forgotten = histories_known && !counts_on && !task.nature.discarded;
+        // The new one forgets what was kept of a task when it has settled it.
+        let is_past = is_replaced && task.outcome.is_some();
+        let forgotten = histories_known && !counts_on && !is_past && !task.nature.discarded;
         let reigned = reigned(&mut task.reigns, attempt.epoch.0);
         let (first, cancelled) = (reigned.dispatches == 0, reigned.cancelled && !task.nature.discarded);
         let renumbered = attempt.attempt <= reigned.last_number;
