@@ -118,8 +118,8 @@ class Agent:
 
     def run(self, headers: dict, body: bytes):
         beat = {"task": headers["Hive-Task"], "kind": headers["Hive-Kind"], "state": "queued"}
-        beat |= {name: int(headers[f"Hive-{name.title()}"]) for name in ("sequence", "attempt", "epoch")}
-        incarnation, limit = int(headers["Hive-Incarnation"]), seconds(headers.get("Hive-Timeout", "5m"))
+        beat |= {name: number(headers[f"Hive-{name.title()}"]) for name in ("sequence", "attempt", "epoch")}
+        incarnation, limit = number(headers["Hive-Incarnation"]), seconds(headers.get("Hive-Timeout", "5m"))
         if beat["epoch"] < self.epoch:
             return
         self.epoch, held = beat["epoch"], self.held.get(beat["task"])
@@ -169,6 +169,12 @@ def seconds(duration: str) -> float:
     if not re.fullmatch(r"(\s*\d+\s*(ms|s|m|h))+\s*", duration):
         raise ValueError(f"{duration!r} is not a duration")
     return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)\s*(ms|s|m|h)", duration))
+
+
+def number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,19}", text):
+        raise ValueError(f"{text!r} is not a number")
+    return int(text)
 
 
 def one_line(error: str) -> str:

@@ -30,8 +30,8 @@ header() {
     done <<<"$2"
 }
 
-# next_message: waits for the next message. `sid` is its subscription then, and its headers are in `headers`; of its body,
-# which is still to be read, so many bytes are left as `left` says.
+# next_message: waits for the next message. `sid` is its subscription then, and its headers are in `headers`; of its
+# body, which is still to be read, so many bytes are left as `left` says.
 next_message() {
     local line verb rest fields
     while IFS= read -r -t "$wait" line <&3; do

@@ -4,6 +4,7 @@ pub mod agents;
 pub mod api;
 pub mod bench;
 pub mod call;
+pub mod conformance;
 pub mod dead;
 pub mod dev;
 pub mod doctor;
@@ -48,6 +49,7 @@ enum Command {
     Dead(dead::Args),
     Events(events::Args),
     Doctor(doctor::Args),
+    Conformance(conformance::Args),
     Bench(bench::Args),
     /// Runs an agent, as the program `agent-worker` does.
     #[command(hide = true)]
@@ -99,6 +101,7 @@ async fn run(command: Command, connection: &Settings) -> anyhow::Result<ExitCode
         Command::Status(args) => log_warnings(queues::status(args, connection)).await,
         Command::Dead(args) => log_warnings(dead::run(args, connection)).await,
         Command::Doctor(args) => log_errors(doctor::run(args, connection)).await,
+        Command::Conformance(args) => log_errors(conformance::run(args, connection)).await,
         Command::Events(args) => log_warnings(events::run(args, connection)).await,
         Command::Bench(args) => log_warnings(bench::run(args, connection)).await,
         Command::Agent(args) => agent(args).await,
@@ -124,7 +127,7 @@ async fn log_warnings<T>(work: impl Future<Output = T>) -> T {
     work.await
 }
 
-/// What the doctor finds it tells itself: a refusal that it provoked is no news.
+/// What these find they tell themselves: a refusal, or the loss of a connection, that they provoked is no news.
 async fn log_errors<T>(work: impl Future<Output = T>) -> T {
     start_logging("error", false);
     work.await

@@ -297,7 +297,8 @@ impl Process {
         false
     }
 
-    fn ask_to_end(&self) {
+    /// Asks it to end (SIGTERM), and waits for nothing.
+    pub fn ask_to_end(&self) {
         self.target.signal(Signal::SIGTERM);
         // A paused process would not hear it.
         self.target.signal(Signal::SIGCONT);
