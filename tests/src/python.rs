@@ -8,20 +8,12 @@ use tokio::process::Command;
 /// The version of nats-py that the tests run with.
 const NATS_PY: &str = "nats-py==2.15.0";
 
-/// Runs a script with nats-py, and gives what it printed. `None` if there is no Python or pip here; that is said
-/// loudly, and on CI (where `CI` is set) it is a failure.
+/// Runs a script with nats-py, and gives what it printed. `None` if there is no Python or pip here.
 ///
 /// # Panics
 /// If the script fails, or if this is CI and there is no Python or pip.
 pub async fn run(script: &Path, args: &[&str]) -> Option<String> {
-    let packages = match packages().await {
-        Ok(packages) => packages,
-        Err(problem) => {
-            eprintln!("SKIPPED: no foreign client was tried, because nats-py cannot be had: {problem}");
-            assert!(std::env::var_os("CI").is_none(), "on CI nothing is skipped: {problem}");
-            return None;
-        }
-    };
+    let packages = packages().await?;
     let mut command = Command::new("python3");
     command.arg(script).args(args).env("PYTHONPATH", packages).stdin(Stdio::null()).kill_on_drop(true);
     let output = command.output().await.expect("python3 was there a moment ago");
@@ -29,8 +21,24 @@ pub async fn run(script: &Path, args: &[&str]) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The directory with nats-py, installed if it is not there yet.
-async fn packages() -> Result<PathBuf, String> {
+/// The directory with nats-py, for `PYTHONPATH`. `None` if there is no Python or pip here; that is said loudly, and on CI
+/// (where `CI` is set) it is a failure.
+///
+/// # Panics
+/// If this is CI and there is no Python or pip.
+pub async fn packages() -> Option<PathBuf> {
+    match installed().await {
+        Ok(packages) => Some(packages),
+        Err(problem) => {
+            eprintln!("SKIPPED: nothing foreign was tried, because nats-py cannot be had: {problem}");
+            assert!(std::env::var_os("CI").is_none(), "on CI nothing is skipped: {problem}");
+            None
+        }
+    }
+}
+
+/// Installs it if it is not there yet.
+async fn installed() -> Result<PathBuf, String> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
     let cache = cache.ok_or("neither XDG_CACHE_HOME nor HOME is set")?.join("hivemesh");

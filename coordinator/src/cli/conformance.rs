@@ -16,7 +16,8 @@ use crate::conformance::{self, Item, Kinds, Options, Report, Verdict};
 /// to go: NATS_URL, HIVE_MESH, and HIVE_AGENT, its id. It is killed and started again meanwhile, and so is the server.
 ///
 /// Without a command the agent is one that somebody else starts, on the server of --nats and a mesh without
-/// coordinators, named by --mesh. What takes its process or the server is not checked then, and at the end it is drained.
+/// coordinators, named by --mesh. What takes its process or the server is not checked then, and at the end it is
+/// drained.
 ///
 /// The agent must have three kinds for it, as `agent-worker` has them without a configuration: one that returns its
 /// body, one that sleeps as long as its body says (`1500ms`), and one that fails with its body as the error.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use shared::codec::Format;
 use shared::connect::Patience;
 use shared::header;
-use shared::message::{AttemptRef, Beat, Cancel, Drain, HeldState, Hello, Pong, Settled};
+use shared::message::{AttemptRef, Beat, Cancel, Drain, HeldState, Hello, Pong, Settled, Welcome};
 use shared::subject::{AgentVerb, InboxVerb, Subjects};
 use shared::task::AttemptOutcome;
 use shared::{AgentId, Epoch, Kind, TaskId};
@@ -181,8 +181,12 @@ impl Candidate {
         self.voice.tell(&self.id, verb, self.format, message).await;
     }
 
-    pub(super) async fn tell_in<T: Serialize>(&self, format: Format, verb: InboxVerb, message: &T) {
-        self.voice.tell(&self.id, verb, format, message).await;
+    /// A standby wants a hello. It has no epoch, and having heard no hello it does not know which encoding the agent
+    /// speaks either.
+    pub(super) async fn stand_by(&self) {
+        let Manners { beat_interval, report_interval, .. } = self.voice.manners();
+        let welcome = Welcome { epoch: Epoch(0), beat_interval, report_interval, hello_wanted: true, hold: None };
+        self.voice.tell(&self.id, InboxVerb::Welcome, Format::MessagePack, &welcome).await;
     }
 
     /// Says whatever is wanted on a subject of its inbox.
@@ -207,10 +211,6 @@ impl Candidate {
         if self.voice.manners().welcomes {
             self.welcome(false).await;
         }
-    }
-
-    pub(super) fn manners(&self) -> Manners {
-        self.voice.manners()
     }
 
     pub(super) fn epoch(&self) -> Epoch {

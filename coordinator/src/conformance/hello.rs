@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use shared::codec::Format;
-use shared::message::Welcome;
-use shared::subject::{AgentVerb, InboxVerb};
-use shared::{Epoch, Kind};
+use shared::Kind;
+use shared::subject::AgentVerb;
 
 use super::candidate::{Candidate, SOON};
 use super::ear::Mark;
@@ -46,21 +44,9 @@ pub(super) async fn asked(candidate: &mut Candidate) -> Checked {
     require(now == before, format!("its `incarnation` has changed from {before} to {now} without a restart"))
 }
 
-/// A standby that has heard no hello yet does not know either which encoding the agent speaks.
 pub(super) async fn standby(candidate: &mut Candidate) -> Checked {
-    let echo = candidate.echo()?;
     let mark = candidate.mark();
-    let manner = candidate.manners();
-    let welcome = Welcome {
-        epoch: Epoch(0),
-        beat_interval: manner.beat_interval,
-        report_interval: manner.report_interval,
-        hello_wanted: true,
-        hold: None,
-    };
-    candidate.tell_in(Format::MessagePack, InboxVerb::Welcome, &welcome).await;
+    candidate.stand_by().await;
     candidate.hello_since(mark, SOON).await?;
-    let of_before = candidate.order(&echo, "of before");
-    let older = of_before.renumbered(1, Epoch(candidate.epoch().0 - 1));
-    candidate.refuses(&older).await
+    Ok(())
 }

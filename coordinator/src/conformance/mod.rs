@@ -1,9 +1,9 @@
-//! Checks an agent against `docs/protocol.md`: plays the coordinator to it, and tells what it does otherwise than it says
-//! there.
+//! Checks an agent against `docs/protocol.md`: plays the coordinator to it, and tells what it does otherwise than it
+//! says there.
 //!
-//! [`checks`] is the table of what is checked, one module beside it a group. [`candidate`] is the agent as the checks see
-//! it, over [`ear`], which hears what it says and answers what cannot wait; [`order`] is what it is given; [`host`] is the
-//! broker and the process, where we start them.
+//! [`checks`] is the table of what is checked, one module beside it a group. [`candidate`] is the agent as the checks
+//! see it, over [`ear`], which hears what it says and answers what cannot wait; [`order`] is what it is given; [`host`]
+//! is the broker and the process, where we start them.
 
 mod beats;
 mod candidate;
@@ -136,7 +136,8 @@ fn require(holds: bool, otherwise: impl Into<String>) -> Checked {
     if holds { Ok(()) } else { Err(Trouble::Failed(otherwise.into())) }
 }
 
-/// Makes all checks; `tell` is told what each one found. The logs of what was started stay if one failed, or if this does.
+/// Makes all checks; `tell` is told what each one found. The logs of what was started stay if one failed, or if this
+/// does.
 pub(crate) async fn run(options: Options, tell: impl FnMut(&Item)) -> anyhow::Result<Report> {
     let data = tempfile::Builder::new().prefix("hivemesh-conformance-").tempdir();
     let data = data.context("failed to make a directory for logs")?;

@@ -39,9 +39,10 @@ pub(super) async fn run(candidate: &mut Candidate) -> Checked {
 pub(super) async fn old_epoch(candidate: &mut Candidate) -> Checked {
     let echo = candidate.echo()?;
     let before = candidate.epoch();
-    // One that it knows from a `welcome`, and one that it knows from a `run`.
+    // One that it knows from a `welcome`, whatever a standby says, and one that it knows from a `run`.
     candidate.newer_epoch();
     candidate.welcome(false).await;
+    candidate.stand_by().await;
     let older = candidate.order(&echo, "old").renumbered(1, before);
     candidate.refuses(&older).await?;
     let before = candidate.epoch();
