@@ -15,11 +15,13 @@
 //! ```
 //!
 //! [`Mesh`] is the mesh, [`state`] what a test can wait for, [`FakeAgent`] an agent of another make,
-//! [`python`] a client of another make, [`disk`] a disk whose power can be cut and [`power`] what comes of that. Support code panics where a test could only unwrap.
+//! [`python`] and [`native`] clients of other makes, [`disk`] a disk whose power can be cut and [`power`] what comes of
+//! that. Support code panics where a test could only unwrap.
 
 pub mod disk;
 pub mod fake;
 pub mod mesh;
+pub mod native;
 pub mod power;
 pub mod program;
 pub mod python;
