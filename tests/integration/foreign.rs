@@ -55,7 +55,7 @@ async fn the_client_in_the_shell_fails_with_a_task_that_does() {
     let used_wrongly = run(&[]).await;
 
     assert_eq!(failed.status.code(), Some(1), "{failed:?}");
-    assert!(String::from_utf8_lossy(&failed.stderr).contains("failed no such file"), "{failed:?}");
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("no such file"), "{failed:?}");
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("503"), "{refused:?}");
     assert_eq!(used_wrongly.status.code(), Some(2), "{used_wrongly:?}");
