@@ -35,8 +35,10 @@ def repeats_nothing():
 def ignores_epochs():
     def run(self, headers, body):
         newest, self.epoch = self.epoch, 0
-        said["run"](self, headers, body)
-        self.epoch = max(newest, self.epoch)
+        try:
+            said["run"](self, headers, body)
+        finally:
+            self.epoch = max(newest, self.epoch)
 
     Agent.run = run
 
