@@ -3,16 +3,23 @@
 //! What async-nats does by default is made for short programs: it pings every minute, so a dead link goes
 //! unnoticed for three; it reconnects without jitter, so a broker that restarts is met by all its clients in
 //! the same millisecond; and a permission error is told to nobody.
+//!
+//! Files of certificates are read again for each connection that is made, so a new certificate holds from the next one
+//! on, and none is broken off for it.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::{ConnectErrorKind, ConnectOptions, Event};
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::names::MeshName;
+use crate::role::{self, Operation, Role};
+use crate::subject::Subjects;
 
 /// Where the broker is and who we are. Flags have the environment twins of the `nats` command line.
 #[derive(Clone, clap::Args)]
@@ -42,13 +49,19 @@ pub struct Settings {
     /// The key of our certificate.
     #[arg(long, env = "NATS_KEY", value_name = "FILE", requires = "tls_cert", global = true)]
     pub tls_key: Option<PathBuf>,
+    /// Prefix of the subjects by which answers come [default: one of the user's own, where it has an NKey, or _INBOX].
+    #[arg(long, env = "NATS_INBOX_PREFIX", value_name = "PREFIX", global = true)]
+    pub inbox_prefix: Option<String>,
     /// Name of the mesh, the first token of all its subjects.
     #[arg(long, env = "HIVE_MESH", value_name = "NAME", default_value = "hive", global = true)]
     pub mesh: MeshName,
+    /// What the server has refused on connections with these settings.
+    #[arg(skip)]
+    pub violations: Violations,
 }
 
-impl std::fmt::Debug for Settings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Neither the password nor one inside the URL belongs into a log.
         f.debug_struct("Settings").field("mesh", &self.mesh).finish_non_exhaustive()
     }
@@ -65,7 +78,9 @@ impl Default for Settings {
             tls_ca: None,
             tls_cert: None,
             tls_key: None,
+            inbox_prefix: None,
             mesh: MeshName::default(),
+            violations: Violations::default(),
         }
     }
 }
@@ -123,8 +138,86 @@ pub struct Counters {
     pub disconnects: AtomicU64,
     /// Errors that the server told, permission violations above all.
     pub server_errors: AtomicU64,
+    /// Of these, what this user may not do.
+    pub violations: AtomicU64,
     /// How often messages were dropped because a subscription was not read fast enough.
     pub slow_consumers: AtomicU64,
+}
+
+/// Something that the NATS server does not let this user do.
+///
+/// It says so on the connection only: who asked for it waits for an answer that never comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// What was tried.
+    pub operation: Operation,
+    /// Where.
+    pub subject: String,
+    /// The roles that may do it.
+    pub roles: Vec<Role>,
+}
+
+impl Violation {
+    /// Reads what the server said, such as `Permissions Violation for Publish to "hive.result.t1"`.
+    pub fn parse(said: &str, subjects: &Subjects) -> Option<Self> {
+        let (_, what) = said.split_once("Permissions Violation for ")?;
+        let operation = if what.starts_with("Publish") { Operation::Publish } else { Operation::Subscribe };
+        let subject = what.split('"').nth(1)?.to_owned();
+        let roles = role::roles_that_may(operation, &subject, subjects);
+        Some(Self { operation, subject, roles })
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let operation = match self.operation {
+            Operation::Publish => "publish",
+            Operation::Subscribe => "subscribe",
+        };
+        write!(f, "permissions violation: this user of the NATS server may not {operation} to `{}`", self.subject)?;
+        match self.roles.as_slice() {
+            [] => f.write_str("; no role of the mesh may"),
+            roles => {
+                let roles: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+                write!(f, "; role needed: {}", roles.join(" or "))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// Tells of the first violation, however many connections there are.
+#[derive(Clone, Debug)]
+pub struct Violations(Arc<watch::Sender<Option<Violation>>>);
+
+impl Default for Violations {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(None)))
+    }
+}
+
+impl Violations {
+    /// Waits for one; returns at once if there was one before.
+    pub async fn first(&self) -> Violation {
+        let mut told = self.0.subscribe();
+        let first = told.wait_for(Option::is_some).await.map(|violation| violation.clone());
+        match first {
+            Ok(Some(violation)) => violation,
+            // The sender is ours, so there is always one to come.
+            _ => std::future::pending().await,
+        }
+    }
+
+    fn tell(&self, violation: Violation) {
+        self.0.send_if_modified(|first| {
+            let is_first = first.is_none();
+            if is_first {
+                *first = Some(violation);
+            }
+            is_first
+        });
+    }
 }
 
 /// Several crates bring a cryptography each; without a choice, TLS dares to begin with none.
@@ -199,26 +292,37 @@ impl Settings {
                 jittered(exponential.min(Duration::from_secs(1)))
             })
             .event_callback({
-                let (name, counters) = (name.to_owned(), counters.clone());
+                let listener = Listener {
+                    name: name.to_owned(),
+                    counters: counters.clone(),
+                    subjects: Subjects::new(self.mesh.clone()),
+                    violations: self.violations.clone(),
+                };
                 move |event| {
-                    log_event(&name, &counters, &event);
+                    listener.hear(&event);
                     std::future::ready(())
                 }
             });
+        let mut public_key = None;
         if let Some(path) = &self.creds {
-            options = options.credentials_file(path).await.map_err(|source| ConnectError::File {
-                what: "credentials file",
-                path: path.clone(),
-                source,
-            })?;
+            let what = "credentials file";
+            let creds = read(what, path).await?;
+            public_key = seed_in(&creds).and_then(public_key_of);
+            let failed = |source| ConnectError::File { what, path: path.clone(), source };
+            options = options.credentials(&creds).map_err(failed)?;
         }
         if let Some(path) = &self.nkey {
-            let seed = tokio::fs::read_to_string(path).await.map_err(|source| ConnectError::File {
-                what: "NKey file",
-                path: path.clone(),
-                source,
-            })?;
-            options = options.nkey(seed.trim().to_owned());
+            let what = "NKey file";
+            let text = read(what, path).await?;
+            let bad = || std::io::Error::other("it holds no seed of a user (SU…)");
+            let failed = |source| ConnectError::File { what, path: path.clone(), source };
+            let seed = seed_in(&text).ok_or_else(|| failed(bad()))?;
+            public_key = Some(public_key_of(seed).ok_or_else(|| failed(bad()))?);
+            options = options.nkey(seed.to_owned());
+        }
+        let own_prefix = public_key.map(|key| role::inbox_prefix(&key));
+        if let Some(prefix) = self.inbox_prefix.clone().or(own_prefix) {
+            options = options.custom_inbox_prefix(prefix);
         }
         // A server that lets in who says nothing does not ask for what the address says, so it is said unasked.
         let named =
@@ -228,10 +332,14 @@ impl Settings {
         } else if let Some((user, password)) = named {
             options = options.user_and_password(user, password);
         }
+        // async-nats reads them itself, for each connection; here a file that is not there is told at once.
         if let Some(path) = &self.tls_ca {
+            read("certificates of the authority", path).await?;
             options = options.add_root_certificates(path.clone()).require_tls(true);
         }
         if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            read("certificate", cert).await?;
+            read("key of the certificate", key).await?;
             options = options.add_client_certificate(cert.clone(), key.clone()).require_tls(true);
         }
         Ok(options)
@@ -253,23 +361,56 @@ fn jittered(limit: Duration) -> Duration {
     limit.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
-fn log_event(name: &str, counters: &Counters, event: &Event) {
-    match event {
-        Event::Connected => info!(connection = name, "connected to NATS"),
-        Event::Disconnected => {
-            counters.disconnects.fetch_add(1, Ordering::Relaxed);
-            warn!(connection = name, "lost the connection to NATS, reconnecting");
+async fn read(what: &'static str, path: &Path) -> Result<String, ConnectError> {
+    let failed = |source| ConnectError::File { what, path: path.to_owned(), source };
+    tokio::fs::read_to_string(path).await.map_err(failed)
+}
+
+/// The seed of a user in a file of credentials or in one that holds nothing else.
+fn seed_in(text: &str) -> Option<&str> {
+    text.lines().map(str::trim).find(|line| line.starts_with("SU") && line.len() == 58)
+}
+
+fn public_key_of(seed: &str) -> Option<String> {
+    nkeys::KeyPair::from_seed(seed).ok().map(|keys| keys.public_key())
+}
+
+/// Hears what happens to one connection.
+struct Listener {
+    name: String,
+    counters: Arc<Counters>,
+    subjects: Subjects,
+    violations: Violations,
+}
+
+impl Listener {
+    fn hear(&self, event: &Event) {
+        let Self { name, counters, .. } = self;
+        match event {
+            Event::Connected => info!(connection = name, "connected to NATS"),
+            Event::Disconnected => {
+                counters.disconnects.fetch_add(1, Ordering::Relaxed);
+                warn!(connection = name, "lost the connection to NATS, reconnecting");
+            }
+            Event::ServerError(error) => self.hear_error(&error.to_string()),
+            Event::SlowConsumer(_) => {
+                counters.slow_consumers.fetch_add(1, Ordering::Relaxed);
+                warn!(connection = name, "messages were dropped because they were not read fast enough");
+            }
+            Event::LameDuckMode => info!(connection = name, "the NATS server is about to leave"),
+            other => debug!(connection = name, event = %other, "NATS connection"),
         }
-        Event::ServerError(error) => {
-            counters.server_errors.fetch_add(1, Ordering::Relaxed);
-            warn!(connection = name, %error, "the NATS server refused something");
-        }
-        Event::SlowConsumer(_) => {
-            counters.slow_consumers.fetch_add(1, Ordering::Relaxed);
-            warn!(connection = name, "messages were dropped because they were not read fast enough");
-        }
-        Event::LameDuckMode => info!(connection = name, "the NATS server is about to leave"),
-        other => debug!(connection = name, event = %other, "NATS connection"),
+    }
+
+    fn hear_error(&self, error: &str) {
+        let Self { name, counters, subjects, violations } = self;
+        counters.server_errors.fetch_add(1, Ordering::Relaxed);
+        let Some(violation) = Violation::parse(error, subjects) else {
+            return warn!(connection = name, error, "the NATS server refused something");
+        };
+        let count = counters.violations.fetch_add(1, Ordering::Relaxed) + 1;
+        warn!(connection = name, count, "{violation}");
+        violations.tell(violation);
     }
 }
 
@@ -284,5 +425,40 @@ mod tests {
         assert_eq!(shown("nats://me:secret@a:4222,nats://b:4222"), "nats://a:4222,nats://b:4222");
         assert_eq!(shown("me:secret@a"), "a");
         assert_eq!(shown("127.0.0.1:4222"), "127.0.0.1:4222");
+    }
+
+    #[test]
+    fn a_violation_says_what_was_refused_and_which_role_is_needed() {
+        let parse = |said: &str| Violation::parse(said, &Subjects::default()).map(|violation| violation.to_string());
+
+        let publish = parse(r#"nats: Permissions Violation for Publish to "hive.result.t1""#).unwrap();
+        assert!(publish.contains("publish to `hive.result.t1`") && publish.ends_with("coordinator"), "{publish}");
+        let subscribe = parse(r#"Permissions Violation for Subscription to "hive.>" using queue "q""#).unwrap();
+        assert!(subscribe.contains("subscribe to `hive.>`") && subscribe.ends_with("no role of the mesh may"));
+        assert_eq!(parse("Stale Connection"), None);
+    }
+
+    #[test]
+    fn the_seed_is_found_alone_and_in_credentials() {
+        let keys = nkeys::KeyPair::new_user();
+        let seed = keys.seed().unwrap();
+        let creds = format!("-----BEGIN NATS USER JWT-----\neyJ0\n\n-----BEGIN USER NKEY SEED-----\n{seed}\n------\n");
+
+        for text in [creds, format!("{seed}\n")] {
+            assert_eq!(seed_in(&text).and_then(public_key_of), Some(keys.public_key()));
+        }
+        assert_eq!(seed_in("SAAB\n"), None);
+    }
+
+    #[tokio::test]
+    async fn the_first_violation_is_told_whenever_it_is_asked_for() {
+        let violations = Violations::default();
+        let violation =
+            |subject: &str| Violation { operation: Operation::Publish, subject: subject.to_owned(), roles: Vec::new() };
+
+        violations.tell(violation("a"));
+        violations.tell(violation("b"));
+
+        assert_eq!(violations.first().await, violation("a"));
     }
 }

@@ -12,6 +12,7 @@ pub mod message;
 pub mod names;
 pub mod needs;
 pub mod quantity;
+pub mod role;
 pub mod subject;
 pub mod task;
 
@@ -24,4 +25,5 @@ pub mod connect;
 pub use client::Client;
 pub use names::{AgentId, Epoch, Incarnation, Kind, MeshName, Priority, TaskId};
 pub use quantity::{Countables, Resources, Used};
+pub use role::Role;
 pub use task::{Outcome, TaskOptions};
