@@ -3,6 +3,8 @@
 //! Requests and answers are JSON, in the shapes of [`shared::api`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_nats::service::{Service, ServiceExt as _, endpoint::Endpoint, error::Error as ServiceError};
 use bytes::Bytes;
@@ -10,7 +12,8 @@ use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shared::api::{ById, List, Queue, Refusal, TaskState};
+use shared::api::{ById, List, Mesh, Queue, Refusal, TaskState};
+use shared::connect::Counters;
 use shared::subject::{Subjects, TaskSubject};
 use shared::{AgentId, Client, Kind, TaskId};
 use tokio::sync::mpsc;
@@ -97,6 +100,7 @@ pub async fn start(
     subjects: &Subjects,
     instance: &str,
     commands: mpsc::Sender<Command>,
+    counters: &Arc<Counters>,
 ) -> anyhow::Result<Service> {
     let service = nats
         .service_builder()
@@ -120,6 +124,7 @@ pub async fn start(
             dead: dead.clone(),
             subjects: subjects.clone(),
             instance: instance.to_owned(),
+            counters: counters.clone(),
         };
         tokio::spawn(answering.answer_all(operation, endpoint));
     }
@@ -134,6 +139,7 @@ struct Answering {
     dead: DeadLetters,
     subjects: Subjects,
     instance: String,
+    counters: Arc<Counters>,
 }
 
 impl Answering {
@@ -156,7 +162,8 @@ impl Answering {
         match operation {
             Operation::MeshStatus => {
                 let (mesh, instance) = (self.subjects.mesh().to_string(), self.instance.clone());
-                json(&self.handle.look(move |scheduler, _| scheduler.status(&mesh, &instance)).await?)
+                let status = self.handle.look(move |scheduler, _| scheduler.status(&mesh, &instance)).await?;
+                json(&Mesh { refused: self.counters.violations.load(Ordering::Relaxed), ..status })
             }
             Operation::AgentList => json(&List { items: self.handle.look(scheduler::Scheduler::agents).await? }),
             Operation::AgentGet => json(&self.handle.agent(agent_id(body)?).await?),

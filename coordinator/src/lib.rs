@@ -1,10 +1,12 @@
 //! The coordinator: takes tasks from the stream, places them on agents, records their outcomes.
 //!
 //! [`node`] is the loop around the scheduler, [`store`] the only part that touches JetStream, [`lease`] decides who
-//! leads. [`api`] and [`http`] answer questions, [`dead`] those about dead letters; [`cli`] is the command line, [`local`]
-//! runs whole meshes on one machine for `dev`, `bench` and the tests, and `conformance` checks agents of any make.
+//! leads, [`auth`] makes the users of a NATS server. [`api`] and [`http`] answer questions, [`dead`] those about dead
+//! letters; [`cli`] is the command line, [`local`] runs whole meshes on one machine for `dev`, `bench` and the tests, and
+//! `conformance` checks agents of any make.
 
 pub mod api;
+pub mod auth;
 pub mod bench;
 pub mod cli;
 pub mod config;

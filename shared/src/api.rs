@@ -539,6 +539,9 @@ pub struct Mesh {
     pub settled: BTreeMap<String, u64>,
     /// Attempts started again because their agent was lost.
     pub reassigned: u64,
+    /// How often the NATS server has refused the coordinator something for lack of permission.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 /// A dead letter, as `dead.list` shows it: a task that failed for good or could not be run at all.

@@ -409,7 +409,7 @@ impl Listener {
             return warn!(connection = name, error, "the NATS server refused something");
         };
         let count = counters.violations.fetch_add(1, Ordering::Relaxed) + 1;
-        warn!(connection = name, count, "{violation}");
+        warn!(target: "permissions", connection = name, count, "{violation}");
         violations.tell(violation);
     }
 }

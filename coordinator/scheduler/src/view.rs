@@ -114,6 +114,7 @@ impl Scheduler {
             waiting: self.kinds.iter().flat_map(|entry| entry.waiting).map(|n| n as u64).sum(),
             settled: Outcome::ALL.iter().map(|o| (o.to_string(), self.counters.settled[*o as usize])).collect(),
             reassigned: self.counters.reassigned,
+            refused: 0,
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod api;
+pub mod auth;
 pub mod bench;
 pub mod call;
 pub mod conformance;
@@ -50,6 +51,7 @@ enum Command {
     Events(events::Args),
     Doctor(doctor::Args),
     Conformance(conformance::Args),
+    Auth(auth::Args),
     Bench(bench::Args),
     /// Runs an agent, as the program `agent-worker` does.
     #[command(hide = true)]
@@ -91,18 +93,19 @@ async fn run(command: Command, connection: &Settings) -> anyhow::Result<ExitCode
     match command {
         Command::Serve(args) => serve::run(args, connection).await,
         Command::Dev(args) => log_warnings(dev::run(args)).await,
-        Command::Submit(args) => log_warnings(submit::run(args, connection)).await,
-        Command::Call(args) => log_warnings(call::run(args, connection)).await,
-        Command::Tasks(args) => log_warnings(tasks::run(args, connection)).await,
-        Command::Agents(args) => log_warnings(agents::run(args, connection)).await,
-        Command::Queues(args) => log_warnings(queues::run(args, connection)).await,
-        Command::Tenants(args) => log_warnings(queues::tenants(args, connection)).await,
-        Command::Resources(args) => log_warnings(resources::run(args, connection)).await,
-        Command::Status(args) => log_warnings(queues::status(args, connection)).await,
-        Command::Dead(args) => log_warnings(dead::run(args, connection)).await,
+        Command::Submit(args) => ask(submit::run(args, connection), connection).await,
+        Command::Call(args) => ask(call::run(args, connection), connection).await,
+        Command::Tasks(args) => ask(tasks::run(args, connection), connection).await,
+        Command::Agents(args) => ask(agents::run(args, connection), connection).await,
+        Command::Queues(args) => ask(queues::run(args, connection), connection).await,
+        Command::Tenants(args) => ask(queues::tenants(args, connection), connection).await,
+        Command::Resources(args) => ask(resources::run(args, connection), connection).await,
+        Command::Status(args) => ask(queues::status(args, connection), connection).await,
+        Command::Dead(args) => ask(dead::run(args, connection), connection).await,
+        Command::Events(args) => ask(events::run(args, connection), connection).await,
         Command::Doctor(args) => log_errors(doctor::run(args, connection)).await,
         Command::Conformance(args) => log_errors(conformance::run(args, connection)).await,
-        Command::Events(args) => log_warnings(events::run(args, connection)).await,
+        Command::Auth(args) => auth::run(args, connection),
         Command::Bench(args) => log_warnings(bench::run(args, connection)).await,
         Command::Agent(args) => agent(args).await,
         Command::Leash { .. } => unreachable!("the leash is taken before the runtime starts"),
@@ -118,6 +121,17 @@ async fn agent(mut args: agent_worker::cli::Args) -> anyhow::Result<ExitCode> {
             eprintln!("agent-worker: {error:#}");
             Ok(agent_worker::cli::exit_code(&error))
         }
+    }
+}
+
+/// Asks the mesh for something. What the server does not allow it never answers, so the refusal ends the command.
+async fn ask(work: impl Future<Output = anyhow::Result<ExitCode>>, connection: &Settings) -> anyhow::Result<ExitCode> {
+    // The refusal is the command's error, and need not be told twice.
+    start_logging("warn,permissions=off", false);
+    tokio::select! {
+        biased;
+        done = work => done,
+        violation = connection.violations.first() => Err(violation.into()),
     }
 }
 

@@ -205,6 +205,7 @@ fn facts(mesh: &Mesh) -> Vec<(&'static str, String)> {
         ("waiting", mesh.waiting.to_string()),
         ("settled", counts(&mesh.settled)),
         ("reassigned", mesh.reassigned.to_string()),
+        ("refused", format!("{} times by the NATS server, for lack of permission", mesh.refused)),
     ]
 }
 

@@ -1,5 +1,6 @@
 //! A nats-server of our own: its settings, its start, its end and its restart on the same port and data.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -38,6 +39,9 @@ pub struct Options {
     pub server_name: String,
     /// More lines for its settings.
     pub extra_config: String,
+    /// A file with settings of somebody else's, such as `coordinator auth` writes, instead of all of these; only its
+    /// address, its name and its data directory are ours.
+    pub config_file: Option<PathBuf>,
 }
 
 impl Options {
@@ -51,6 +55,7 @@ impl Options {
             exports_disconnects: true,
             server_name: format!("hivemesh-{}", uuid::Uuid::new_v4().simple()),
             extra_config: String::new(),
+            config_file: None,
         }
     }
 
@@ -228,11 +233,10 @@ fn url(port: u16) -> String {
 }
 
 async fn launch(launcher: &Launcher, options: &Options, port: Option<u16>) -> Result<(Process, u16), StartError> {
-    let config = prepare(options, port)?;
     let process = launcher.spawn(Program {
         name: "nats-server".to_owned(),
         path: options.binary.clone(),
-        args: vec!["--config".into(), config.into()],
+        args: prepare(options, port)?,
         env: Vec::new(),
         log: options.data_dir.join("nats-server.log"),
     })?;
@@ -250,14 +254,31 @@ async fn launch(launcher: &Launcher, options: &Options, port: Option<u16>) -> Re
     }
 }
 
-/// Writes the settings, and clears what an earlier server said about its port.
-fn prepare(options: &Options, port: Option<u16>) -> Result<PathBuf, StartError> {
+/// Writes the settings, and clears what an earlier server said about its port; the arguments that the server gets.
+fn prepare(options: &Options, port: Option<u16>) -> Result<Vec<OsString>, StartError> {
     let ports = options.ports_dir();
     let _ = fs::remove_dir_all(&ports);
     fs::create_dir_all(&ports).map_err(|source| StartError::Write { path: ports.clone(), source })?;
+    if let Some(file) = &options.config_file {
+        let port = port.map_or("-1".to_owned(), |port| port.to_string());
+        return Ok(vec![
+            "--config".into(),
+            file.into(),
+            "--addr".into(),
+            "127.0.0.1".into(),
+            "--port".into(),
+            port.into(),
+            "--name".into(),
+            options.server_name.clone().into(),
+            "--store_dir".into(),
+            options.store_dir().into(),
+            "--ports_file_dir".into(),
+            ports.into(),
+        ]);
+    }
     let path = options.data_dir.join("nats.conf");
     match fs::write(&path, options.config(port)) {
-        Ok(()) => Ok(path),
+        Ok(()) => Ok(vec!["--config".into(), path.into()]),
         Err(source) => Err(StartError::Write { path, source }),
     }
 }
@@ -273,6 +294,10 @@ async fn until_it_answers(options: &Options, process: &Process, deadline: Instan
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
+    if options.config_file.is_some() {
+        // Who may ask it what is not known here.
+        return Ok(port);
+    }
     loop {
         match jetstream_answers(port).await {
             Ok(()) => return Ok(port),

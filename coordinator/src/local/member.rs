@@ -76,6 +76,7 @@ pub(super) struct Home {
     pub(super) data_dir: PathBuf,
     pub(super) nats_url: String,
     pub(super) mesh: MeshName,
+    pub(super) coordinator_env: Vec<(String, String)>,
 }
 
 impl Home {
@@ -174,7 +175,7 @@ impl Coordinator {
         if let Some(config) = config {
             args.extend(["--config".into(), home.write(&format!("{name}.toml"), config)?.into()]);
         }
-        let process = home.spawn(name, "serve", nats_url, args, &[])?;
+        let process = home.spawn(name, "serve", nats_url, args, &home.coordinator_env)?;
         Ok(Self { name: name.to_owned(), address_file, process })
     }
 

@@ -73,6 +73,10 @@ pub struct Options {
     pub coordinator_urls: Vec<String>,
     /// Settings of the coordinators, in TOML.
     pub coordinator_config: Option<String>,
+    /// Variables that the coordinators see besides ours: who they are to the broker, for one.
+    pub coordinator_env: Vec<(String, String)>,
+    /// How our own client connects, but for the address.
+    pub client: Settings,
     /// Where the first coordinator answers over HTTP; port 0 for a free one. The others take free ones.
     pub http: SocketAddr,
     /// The agents.
@@ -92,6 +96,8 @@ impl Options {
             nats_url: None,
             coordinator_urls: Vec::new(),
             coordinator_config: None,
+            coordinator_env: Vec::new(),
+            client: Settings::default(),
             http: free_port(),
             agents: Vec::new(),
         }
@@ -156,6 +162,7 @@ impl LocalMesh {
             data_dir: self.options.data_dir.clone(),
             nats_url: self.nats_url(),
             mesh: self.options.mesh.clone(),
+            coordinator_env: self.options.coordinator_env.clone(),
         }
     }
 
@@ -206,7 +213,8 @@ impl LocalMesh {
 
     /// A client of the mesh, connected.
     pub async fn client(&self) -> Result<Client, ConnectError> {
-        let settings = Settings { url: self.nats_url(), mesh: self.options.mesh.clone(), ..Settings::default() };
+        let (url, mesh) = (self.nats_url(), self.options.mesh.clone());
+        let settings = Settings { url, mesh, ..self.options.client.clone() };
         let nats = settings.connect("local mesh client", Patience::Limited(Duration::from_secs(10))).await?;
         Ok(Client::new(nats, settings.mesh))
     }

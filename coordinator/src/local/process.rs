@@ -20,7 +20,7 @@ use super::leash;
 const GRACE_AFTER_DROP: Duration = Duration::from_secs(2);
 
 /// Say which NATS server we use; those of a local mesh have one of their own, that asks for no credentials.
-const CONNECTION_VARIABLES: [&str; 9] = [
+const CONNECTION_VARIABLES: [&str; 10] = [
     "NATS_URL",
     "NATS_CREDS",
     "NATS_NKEY",
@@ -29,6 +29,7 @@ const CONNECTION_VARIABLES: [&str; 9] = [
     "NATS_CA",
     "NATS_CERT",
     "NATS_KEY",
+    "NATS_INBOX_PREFIX",
     "HIVE_MESH",
 ];
 

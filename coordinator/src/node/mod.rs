@@ -414,8 +414,13 @@ impl Node {
             lingering: BTreeMap::new(),
             next_extension: Instant::now() + EXTENSION,
             next_survey: Instant::now(),
-            service: crate::api::start(&self.nats, &self.subjects, &self.instance, self.own_commands.clone()).await?,
+            service: self.start_service().await?,
         })
+    }
+
+    async fn start_service(&self) -> anyhow::Result<async_nats::service::Service> {
+        let commands = self.own_commands.clone();
+        crate::api::start(&self.nats, &self.subjects, &self.instance, commands, &self.counters).await
     }
 
     /// What changes slowly.
@@ -439,7 +444,9 @@ impl Node {
     }
 
     fn publish_status(&self) {
-        self.status.send_replace(self.scheduler.status(self.subjects.mesh().as_str(), &self.instance));
+        let status = self.scheduler.status(self.subjects.mesh().as_str(), &self.instance);
+        let refused = self.counters.violations.load(Ordering::Relaxed);
+        self.status.send_replace(shared::api::Mesh { refused, ..status });
     }
 
     /// Gives the lanes the kinds that agents can do. One that nobody can do any more is kept for a moment: its

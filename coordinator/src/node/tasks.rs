@@ -76,7 +76,6 @@ impl Node {
         let Arrival { sequence, accepted, ack, lane, message: (subject, headers, body), cancel_wanted } = arrival;
         let accepted = Timestamp::from_origin(accepted);
         let delivery = self.read_task(sequence, accepted, &subject, headers.as_ref(), body.len());
-        let Some(reign) = &mut self.reign else { return };
         let priority = delivery.as_ref().map_or(Priority::Normal, |delivery| delivery.priority);
         let (id, kind, options, delivery) = match delivery {
             Ok(delivery) => {
@@ -91,6 +90,8 @@ impl Node {
                 (unreadable.id.clone(), unreadable.kind.clone(), options, Err(unreadable))
             }
         };
+        let reply_to = options.reply_to.filter(|reply_to| self.may_be_sent_to(reply_to));
+        let Some(reign) = &mut self.reign else { return };
         let (lane, ack) = reign.lanes.belongs_to(&kind, priority, lane, ack);
         let id_is_own = id.as_str().parse() == Ok(sequence.0);
         let may_be_settled =
@@ -108,7 +109,7 @@ impl Node {
             body,
             accepted,
             ack,
-            reply_to: options.reply_to,
+            reply_to,
             discard_result: options.discard_result,
             lane,
             stage,
@@ -123,6 +124,20 @@ impl Node {
             (Stage::LookingUp, None) => self.look_up(sequence).await,
             (_, None) => self.admit(sequence).await,
         }
+    }
+
+    /// Whether a result may go where its submitter wants it. What others only hear from a coordinator, or it from them,
+    /// could be forged by it: results, orders, what agents say, the answers to our own questions.
+    fn may_be_sent_to(&self, reply_to: &str) -> bool {
+        let within = |subject: &str, root: &str| subject.strip_prefix(root).is_some_and(|rest| rest.starts_with('.'));
+        let is_ours = match reply_to.strip_prefix(self.subjects.mesh().as_str()) {
+            Some(rest) if rest.starts_with('.') => !within(rest, ".task"),
+            _ => within(reply_to, &self.inbox),
+        };
+        if is_ours {
+            warn!(reply_to, "a result is not sent to a subject of the mesh's own");
+        }
+        !is_ours
     }
 
     /// Gives the task to the scheduler.

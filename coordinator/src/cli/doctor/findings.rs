@@ -521,7 +521,7 @@ fn coordinating(facts: &Facts) -> Finding {
     warn(
         check,
         format!("these credentials cannot {}{}", denied.join(", "), refusals(facts)),
-        "right for a client's credentials; a coordinator's must be allowed to",
+        "right for a client's credentials; a coordinator's must be allowed to (role coordinator of `coordinator auth`)",
     )
 }
 
@@ -962,6 +962,7 @@ mod tests {
             waiting: 0,
             settled: BTreeMap::new(),
             reassigned: 0,
+            refused: 0,
         }
     }
 }
