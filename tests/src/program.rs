@@ -50,9 +50,11 @@ pub fn exe() -> PathBuf {
 /// A command of the program under test, with nothing of our own environment that could turn it.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(exe());
-    for name in ["NATS_URL", "NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD", "HIVE_MESH", "HIVE_LOG"] {
+    let connection = ["URL", "CREDS", "NKEY", "USER", "PASSWORD", "CA", "CERT", "KEY", "INBOX_PREFIX"];
+    for name in connection.map(|name| format!("NATS_{name}")) {
         command.env_remove(name);
     }
+    command.env_remove("HIVE_MESH").env_remove("HIVE_LOG");
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
