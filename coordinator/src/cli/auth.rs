@@ -177,9 +177,7 @@ fn show(directory: &Directory, as_json: bool) -> anyhow::Result<()> {
             .collect();
         return output::json(&json!({ "mesh": users.mesh, "directory": directory.path(), "items": items }));
     }
-    let row = |user: &User| {
-        [user.role.to_string(), user.name.clone(), file(user), needed_by(user.role).to_owned()]
-    };
+    let row = |user: &User| [user.role.to_string(), user.name.clone(), file(user), needed_by(user.role).to_owned()];
     output::table(["ROLE", "NAME", "SEED", "NEEDED BY"], users.users.iter().map(row))?;
     let path = directory.path().display();
     eprintln!("nats-server: {path}/{SERVER}, with the files beside it: nats-server --config {path}/{SERVER}");
