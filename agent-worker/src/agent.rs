@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub struct Agent {
     handlers: FxHashMap<Kind, Arc<Handler>>,
     strays: Arc<Strays>,
     enforcement: Arc<Enforcement>,
+    health: Option<SocketAddr>,
     wishes: (mpsc::UnboundedSender<Wish>, mpsc::UnboundedReceiver<Wish>),
 }
 
@@ -45,6 +47,7 @@ pub struct Builder {
     closures: Vec<(String, Handler)>,
     at_most_once: Vec<String>,
     is_alone: bool,
+    health: Option<SocketAddr>,
 }
 
 /// Why there is no agent.
@@ -69,7 +72,15 @@ pub enum BuildError {
 impl Agent {
     /// An agent that connects with these settings and has the handlers of the configuration.
     pub fn builder(settings: Settings, config: Config) -> Builder {
-        Builder { settings, id: None, config, closures: Vec::new(), at_most_once: Vec::new(), is_alone: false }
+        Builder {
+            settings,
+            id: None,
+            config,
+            closures: Vec::new(),
+            at_most_once: Vec::new(),
+            is_alone: false,
+            health: None,
+        }
     }
 
     /// Its id.
@@ -91,7 +102,7 @@ impl Agent {
 
     /// Runs tasks until it is drained. Dropping this ends every attempt by force.
     pub async fn run(self) -> Result<Left, Error> {
-        let Self { settings, setup, handlers, strays, enforcement, wishes: (_keep_open, wishes) } = self;
+        let Self { settings, setup, handlers, strays, enforcement, health, wishes: (_keep_open, wishes) } = self;
         let agent = setup.agent.clone();
         tracing::info!(
             %agent, incarnation = %setup.incarnation, slots = setup.slots, queue = setup.queue,
@@ -101,7 +112,7 @@ impl Agent {
         enforcement.log();
         let of_attempts = strays.clone();
         let executor = |output_limit| Executor::new(agent, handlers, output_limit, of_attempts, enforcement);
-        let left = Connection::run(settings, Session::new(setup), executor, wishes).await;
+        let left = Connection::run(settings, Session::new(setup), executor, wishes, health).await;
         strays.end_all().await;
         left
     }
@@ -135,6 +146,13 @@ impl Builder {
     #[must_use]
     pub fn alone_in_process(mut self) -> Self {
         self.is_alone = true;
+        self
+    }
+
+    /// Says over HTTP on this address whether it is well: 200 if it is, else 503, with the reason in a line.
+    #[must_use]
+    pub fn health(mut self, address: SocketAddr) -> Self {
+        self.health = Some(address);
         self
     }
 
@@ -180,7 +198,7 @@ impl Builder {
 
     /// Puts it together.
     pub fn build(self) -> Result<Agent, BuildError> {
-        let Self { settings, id, config, closures, at_most_once, is_alone } = self;
+        let Self { settings, id, config, closures, at_most_once, is_alone, health } = self;
         let mut exclusive = at_most_once.iter().map(Kind::new).collect::<Result<Vec<Kind>, BadName>>()?;
         shared::connect::choose_cryptography();
         let (mut handlers, mut needs) = (Vec::new(), BTreeMap::new());
@@ -223,7 +241,8 @@ impl Builder {
             needs,
             enforcement: enforcement.as_str().to_owned(),
         };
-        Ok(Agent { settings, setup, handlers: by_kind, strays, enforcement, wishes: mpsc::unbounded_channel() })
+        let wishes = mpsc::unbounded_channel();
+        Ok(Agent { settings, setup, handlers: by_kind, strays, enforcement, health, wishes })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,6 +11,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use shared::AgentId;
 use shared::connect::Settings;
+use shared::health;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -41,6 +43,9 @@ pub struct Args {
     /// A label that tasks can ask for by `Hive-Needs`; can be repeated.
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
+    /// Where the agent says over HTTP whether it is well, for its `healthcheck` and other probes [default: nowhere].
+    #[arg(long, env = "HIVE_HEALTH", value_name = "ADDR", global = true)]
+    pub health: Option<SocketAddr>,
     /// How the log on standard error is written; what it tells is set by HIVE_LOG or RUST_LOG.
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: LogFormat,
@@ -58,9 +63,11 @@ pub struct Args {
     pub role: Option<Role>,
 }
 
-/// What an agent starts its own program for.
+/// What else the program is for.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Role {
+    /// Tell whether the agent that has this --health is well, for probes where there is no shell: exit code 0 or 1.
+    Healthcheck,
     /// Kills what an agent's commands have started, when the agent is gone.
     #[command(hide = true, name = watchdog::SUBCOMMAND)]
     Watchdog {
@@ -86,8 +93,10 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 
 /// Runs the agent until it has left.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    if let Some(Role::Watchdog { owner }) = args.role {
-        return watchdog::run(owner).context("failed to watch the agent");
+    match args.role {
+        Some(Role::Watchdog { owner }) => return watchdog::run(owner).context("failed to watch the agent"),
+        Some(Role::Healthcheck) => return healthcheck(args.health).await,
+        None => {}
     }
     let parent = args.exit_with_parent.map(watch_parent).transpose()?;
     let (file, path) = read_config(&args)?;
@@ -102,6 +111,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(id) = args.id {
         builder = builder.id(id);
     }
+    if let Some(address) = args.health {
+        builder = builder.health(address);
+    }
     let agent = builder.alone_in_process().build()?;
     if let Some(owner) = agent.owner() {
         tokio::spawn(watchdog::keep(owner, args.subcommand));
@@ -113,6 +125,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Left::Abandoned(0) => Ok(()),
         Left::Abandoned(running) => bail!("left at once: {running} attempts were ended by force"),
     }
+}
+
+async fn healthcheck(address: Option<SocketAddr>) -> anyhow::Result<()> {
+    let address = address.context("nobody to ask: set --health (HIVE_HEALTH) as the agent has it")?;
+    let said = health::ask(health::from_here(address), "/").await.context("unwell")?;
+    println!("well: {said}");
+    Ok(())
 }
 
 /// The exit code that an error of [`run`] stands for.

@@ -2,6 +2,7 @@
 //! the coordinator.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -12,17 +13,20 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use shared::Epoch;
 use shared::codec::{DecodeError, Format};
 use shared::connect::{ConnectError, Patience, Settings};
 use shared::header;
 use shared::message::{Beat, Heard, Pong};
 use shared::subject::{AgentVerb, InboxVerb, Subjects};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, trace, warn};
 
 use crate::beats::{self, Beats, Question, Sequence, Snapshot};
 use crate::executor::{Executor, Work};
+use crate::health;
 use crate::session::{Action, Ended, Event, Intervals, Key, Session};
 use crate::wire;
 
@@ -38,6 +42,14 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 /// Why an agent could not begin or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The address is taken, or not this host's.
+    #[error("failed to listen on {address}, where the agent is to say whether it is well")]
+    Health {
+        /// The address.
+        address: SocketAddr,
+        /// What went wrong.
+        source: std::io::Error,
+    },
     /// There is no connection to the broker.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -82,6 +94,8 @@ pub(crate) struct Connection {
     began: Instant,
     /// How often the client had connected when the session was last told so.
     connects: u64,
+    /// The epoch of who welcomed the agent last.
+    welcomed: Option<Epoch>,
     actions: Vec<Action<Work>>,
     spare: Vec<Action<Work>>,
     left: bool,
@@ -89,13 +103,18 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Connects, says hello, and goes on until the agent leaves. `executor` makes the executor for a limit of
-    /// output bytes.
+    /// output bytes; on the address `health` it says whether the agent is well.
     pub(crate) async fn run(
         settings: Settings,
         session: Session<Work>,
         executor: impl FnOnce(usize) -> (Executor, mpsc::UnboundedReceiver<(Key, Ended)>),
         mut wishes: mpsc::UnboundedReceiver<Wish>,
+        health: Option<SocketAddr>,
     ) -> Result<Left, Error> {
+        let health = match health {
+            Some(address) => listen(address).await?,
+            None => health::unasked(),
+        };
         let agent = session.setup().agent.clone();
         let name = format!("agent-{agent}");
         let client = tokio::select! {
@@ -128,11 +147,12 @@ impl Connection {
             unanswered: VecDeque::new(),
             began: Instant::now(),
             connects: 0,
+            welcomed: None,
             actions: Vec::new(),
             spare: Vec::new(),
             left: false,
         };
-        connection.go_on(inbox.ready_chunks(BATCH), ended, questions, wishes).await
+        connection.go_on(inbox.ready_chunks(BATCH), ended, questions, wishes, health).await
     }
 
     async fn go_on(
@@ -141,6 +161,7 @@ impl Connection {
         mut ended: mpsc::UnboundedReceiver<(Key, Ended)>,
         mut questions: mpsc::Receiver<Question>,
         mut wishes: mpsc::UnboundedReceiver<Wish>,
+        mut health: mpsc::Receiver<health::Question>,
     ) -> Result<Left, Error> {
         let mut reconnect_check = tokio::time::interval(RECONNECT_CHECK);
         reconnect_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -164,6 +185,10 @@ impl Connection {
                     // One that was given up finds nobody.
                     let snapshot = self.snapshot();
                     let _ = question.send(snapshot);
+                }
+                Some(question) = health.recv() => {
+                    // Who asked may have gone.
+                    let _ = question.send(self.health());
                 }
                 () = sleep_until(deadline) => self.apply(Event::DeadlineReached).await,
                 _ = reconnect_check.tick() => self.check_for_reconnect().await,
@@ -224,6 +249,15 @@ impl Connection {
         let sent = self.client.publish_with_headers(reply, headers, format.encode(&pong)).await;
         if let Err(error) = sent {
             debug!(%error, "a ping could not be answered");
+        }
+    }
+
+    fn health(&self) -> health::State {
+        health::State {
+            is_connected: self.is_connected(),
+            epoch: self.welcomed,
+            running: self.session.occupied_slots(),
+            draining: self.session.draining(),
         }
     }
 
@@ -313,7 +347,8 @@ impl Connection {
         }
     }
 
-    fn welcomed(&self, intervals: Intervals) {
+    fn welcomed(&mut self, intervals: Intervals) {
+        self.welcomed = Some(intervals.epoch);
         info!(epoch = %intervals.epoch, beat_interval = ?intervals.beat, "welcomed by the coordinator");
         if let Some(beats) = &self.beats {
             beats.set(intervals);
@@ -340,6 +375,11 @@ impl Connection {
             warn!(%subject, %error, "a message could not be sent");
         }
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<mpsc::Receiver<health::Question>, Error> {
+    let listener = TcpListener::bind(address).await.map_err(|source| Error::Health { address, source })?;
+    Ok(health::serve(listener))
 }
 
 /// Most bytes of output that fit into one `done`.

@@ -27,6 +27,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod executor;
+mod health;
 pub mod session;
 mod usage;
 pub mod watchdog;

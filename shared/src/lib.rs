@@ -1,9 +1,10 @@
 //! The wire contract of the mesh: what names look like, which subject carries what, which headers mean
 //! what, and how the mesh's own messages are encoded.
 //!
-//! Everything here is checked on the way in, so that the rest of the mesh never meets a bad name. With the
-//! feature `nats` (on by default) there is also [`connect`], which knows the settings a long-lived NATS
-//! connection needs, and [`Client`], a small client for submitting tasks and waiting for their results.
+//! Everything here is checked on the way in, so that the rest of the mesh never meets a bad name. With the feature
+//! `nats` (on by default) there is also [`connect`], which knows the settings a long-lived NATS connection needs,
+//! [`Client`], a small client for submitting tasks and waiting for their results, and [`health`], which asks a program
+//! whether it is well.
 
 pub mod api;
 pub mod codec;
@@ -20,6 +21,8 @@ pub mod task;
 pub mod client;
 #[cfg(feature = "nats")]
 pub mod connect;
+#[cfg(feature = "nats")]
+pub mod health;
 
 #[cfg(feature = "nats")]
 pub use client::Client;

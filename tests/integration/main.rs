@@ -11,6 +11,7 @@ mod contract;
 mod doctor;
 mod drain;
 mod foreign;
+mod healthcheck;
 mod identity;
 mod interfaces;
 mod isolation;

@@ -10,6 +10,7 @@ pub mod dead;
 pub mod dev;
 pub mod doctor;
 pub mod events;
+pub mod healthcheck;
 pub mod output;
 pub mod queues;
 pub mod resources;
@@ -52,6 +53,7 @@ enum Command {
     Doctor(doctor::Args),
     Conformance(conformance::Args),
     Auth(auth::Args),
+    Healthcheck(healthcheck::Args),
     Bench(bench::Args),
     /// Runs an agent, as the program `agent-worker` does.
     #[command(hide = true)]
@@ -106,6 +108,7 @@ async fn run(command: Command, connection: &Settings) -> anyhow::Result<ExitCode
         Command::Doctor(args) => log_errors(doctor::run(args, connection)).await,
         Command::Conformance(args) => log_errors(conformance::run(args, connection)).await,
         Command::Auth(args) => auth::run(args, connection),
+        Command::Healthcheck(args) => healthcheck::run(args).await,
         Command::Bench(args) => log_warnings(bench::run(args, connection)).await,
         Command::Agent(args) => agent(args).await,
         Command::Leash { .. } => unreachable!("the leash is taken before the runtime starts"),
