@@ -17,8 +17,11 @@
 //! [`Mesh`] is the mesh, [`state`] what a test can wait for, [`FakeAgent`] an agent of another make,
 //! [`python`] and [`native`] clients of other makes, [`disk`] a disk whose power can be cut and [`power`] what comes of
 //! that. Support code panics where a test could only unwrap.
+//! [`python`] a client of another make, [`disk`] a disk whose power can be cut and [`power`] what comes of that,
+//! [`docker`] a mesh in containers. Support code panics where a test could only unwrap.
 
 pub mod disk;
+pub mod docker;
 pub mod fake;
 pub mod mesh;
 pub mod native;
@@ -27,6 +30,7 @@ pub mod program;
 pub mod python;
 pub mod state;
 
+pub use docker::Docker;
 pub use fake::FakeAgent;
 pub use mesh::{Builder, Mesh, Results, new_task};
 pub use program::Output;
