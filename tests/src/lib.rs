@@ -16,9 +16,7 @@
 //!
 //! [`Mesh`] is the mesh, [`state`] what a test can wait for, [`FakeAgent`] an agent of another make,
 //! [`python`] and [`native`] clients of other makes, [`disk`] a disk whose power can be cut and [`power`] what comes of
-//! that. Support code panics where a test could only unwrap.
-//! [`python`] a client of another make, [`disk`] a disk whose power can be cut and [`power`] what comes of that,
-//! [`docker`] a mesh in containers. Support code panics where a test could only unwrap.
+//! that, [`docker`] a mesh in containers. Support code panics where a test could only unwrap.
 
 pub mod disk;
 pub mod docker;
