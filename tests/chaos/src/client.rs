@@ -104,6 +104,21 @@ impl Client {
         Ok(stream.cached_info().state.messages)
     }
 
+    /// Waits until every accepted task has a result and none is in the stream, or the limit is over. Whether it
+    /// came to that is returned: what is missing is for the oracle to say.
+    pub async fn settle(&self, limit: Duration) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < limit {
+            let (tasks, results) = tokio::join!(self.count("TASKS"), self.count("RESULTS"));
+            let accepted = self.ledger().len() as u64;
+            if tasks.is_ok_and(|tasks| tasks == 0) && results.is_ok_and(|results| results >= accepted) {
+                return true;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        false
+    }
+
     /// Submits tasks in the background until it is told to stop.
     pub fn load(&self, pace: Pace, job: impl Fn(u64) -> Job + Send + Sync + 'static) -> Load {
         let stop = Arc::new(AtomicBool::new(false));

@@ -13,7 +13,7 @@ use futures_util::StreamExt as _;
 use crate::client::Client;
 use crate::figures::Row;
 use crate::task::POISON;
-use crate::witness::{Deed, Note};
+use crate::witness::{Deed, Note, Reader};
 use crate::world::{Fault, World};
 
 /// How long a stream may stay silent while it is read.
@@ -57,25 +57,47 @@ pub struct Verdict {
 /// Waits until everything is settled, and counts.
 pub async fn judge(world: &mut World, patience: Duration) -> anyhow::Result<Verdict> {
     let settled = world.settle(patience).await;
-    world.witness.read()?;
-    let mut verdict = Verdict { settled, ..Verdict::default() };
-    let results = read_all(&world.client, "RESULTS").await?;
-    verdict.count_results(&world.client, &results);
-    for message in read_all(&world.client, "DEAD").await? {
-        verdict.dead_letters.entry(message.get("Hive-Task")).or_default().push(message);
-    }
-    let told = read_all(&world.client, "EVENTS").await?;
-    let events = Events::read(&told);
-    verdict.count_starts(world.witness.notes(), &events, &world.faults);
-    verdict.events = events.counts;
+    let evidence = Evidence { client: &world.client, witness: &mut world.witness, faults: &world.faults };
+    let (mut verdict, told) = evidence.count().await?;
+    verdict.settled = settled;
     let restarted = world.none_may_restart && verdict.extra_starts > 0;
     if !verdict.is_clean() || !verdict.settled || restarted {
-        let lines: Vec<&[u8]> = told.iter().map(|message| message.body.as_ref()).collect();
-        std::fs::write(world.dir().join("events.jsonl"), lines.join(&b'\n'))?;
+        std::fs::write(world.dir().join("events.jsonl"), told)?;
         world.keep();
     }
     world.is_judged = true;
     Ok(verdict)
+}
+
+/// What is known of a mesh from outside, wherever it runs.
+#[derive(Debug)]
+pub struct Evidence<'a> {
+    /// What was accepted; and by its connection, what the streams hold.
+    pub client: &'a Client,
+    /// What handlers did.
+    pub witness: &'a mut Reader,
+    /// What was done to agents.
+    pub faults: &'a [Fault],
+}
+
+impl Evidence<'_> {
+    /// Counts, and gives the events of the mesh, a line each, for whoever looks into a failure.
+    pub async fn count(self) -> anyhow::Result<(Verdict, Vec<u8>)> {
+        let Self { client, witness, faults } = self;
+        witness.read()?;
+        let mut verdict = Verdict::default();
+        let results = read_all(client, "RESULTS").await?;
+        verdict.count_results(client, &results);
+        for message in read_all(client, "DEAD").await? {
+            verdict.dead_letters.entry(message.get("Hive-Task")).or_default().push(message);
+        }
+        let told = read_all(client, "EVENTS").await?;
+        let events = Events::read(&told);
+        verdict.count_starts(witness.notes(), &events, faults);
+        verdict.events = events.counts;
+        let lines: Vec<&[u8]> = told.iter().map(|message| message.body.as_ref()).collect();
+        Ok((verdict, lines.join(&b'\n')))
+    }
 }
 
 impl Verdict {

@@ -322,19 +322,9 @@ impl World {
         self.local.until_ready(limit).await.context("the mesh has not recovered")
     }
 
-    /// Waits until every accepted task has a result and none is in the stream, or the limit is over. Whether it
-    /// came to that is returned: what is missing is for the oracle to say.
+    /// Waits until everything is settled, or the limit is over: see [`Client::settle`].
     pub async fn settle(&self, limit: Duration) -> bool {
-        let started = Instant::now();
-        while started.elapsed() < limit {
-            let (tasks, results) = tokio::join!(self.client.count("TASKS"), self.client.count("RESULTS"));
-            let accepted = self.client.ledger().len() as u64;
-            if tasks.is_ok_and(|tasks| tasks == 0) && results.is_ok_and(|results| results >= accepted) {
-                return true;
-            }
-            tokio::time::sleep(5 * LOOK).await;
-        }
-        false
+        self.client.settle(limit).await
     }
 
     /// Waits for a start of a task by its attempt's number or a later one: by whom, and when.

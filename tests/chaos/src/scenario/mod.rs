@@ -124,7 +124,7 @@ fn up_to(random: &mut fastrand::Rng, limit: Duration) -> Duration {
 }
 
 /// Between these, so that each order of magnitude is as likely as another.
-fn log_uniform(random: &mut fastrand::Rng, from: Duration, to: Duration) -> Duration {
+pub fn log_uniform(random: &mut fastrand::Rng, from: Duration, to: Duration) -> Duration {
     from.mul_f64((to.as_secs_f64() / from.as_secs_f64()).powf(random.f64()))
 }
 
