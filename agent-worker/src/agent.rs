@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 use shared::connect::Settings;
 use shared::message::Needed;
 use shared::names::BadName;
+use shared::supervisor::Supervisor;
 use shared::{AgentId, Incarnation, Kind};
 use tokio::sync::mpsc;
 
@@ -32,6 +33,7 @@ pub struct Agent {
     strays: Arc<Strays>,
     enforcement: Arc<Enforcement>,
     health: Option<SocketAddr>,
+    supervisor: Supervisor,
     wishes: (mpsc::UnboundedSender<Wish>, mpsc::UnboundedReceiver<Wish>),
 }
 
@@ -102,7 +104,8 @@ impl Agent {
 
     /// Runs tasks until it is drained. Dropping this ends every attempt by force.
     pub async fn run(self) -> Result<Left, Error> {
-        let Self { settings, setup, handlers, strays, enforcement, health, wishes: (_keep_open, wishes) } = self;
+        let Self { settings, setup, handlers, strays, enforcement, health, supervisor, wishes } = self;
+        let (_keep_open, wishes) = wishes;
         let agent = setup.agent.clone();
         tracing::info!(
             %agent, incarnation = %setup.incarnation, slots = setup.slots, queue = setup.queue,
@@ -112,7 +115,7 @@ impl Agent {
         enforcement.log();
         let of_attempts = strays.clone();
         let executor = |output_limit| Executor::new(agent, handlers, output_limit, of_attempts, enforcement);
-        let left = Connection::run(settings, Session::new(setup), executor, wishes, health).await;
+        let left = Connection::run(settings, Session::new(setup), executor, wishes, health, supervisor).await;
         strays.end_all().await;
         left
     }
@@ -142,7 +145,8 @@ impl Builder {
     /// Says that this process is there for the agent alone, and starts no children but the agent's commands.
     ///
     /// Then the process adopts what its commands leave behind (`PR_SET_CHILD_SUBREAPER`), and an attempt has not ended
-    /// before nothing is left of it. Otherwise what leaves its command's process group is killed a moment later.
+    /// before nothing is left of it. Otherwise what leaves its command's process group is killed a moment later. And the
+    /// agent tells the process's supervisor, such as systemd, that it is ready and works.
     #[must_use]
     pub fn alone_in_process(mut self) -> Self {
         self.is_alone = true;
@@ -220,10 +224,10 @@ impl Builder {
                 return Err(BuildError::DuplicateKind(kind));
             }
         }
-        let (strays, enforcement) = if is_alone {
-            (Strays::of_a_process(), Enforcement::of_a_process(config.limits))
+        let (strays, enforcement, supervisor) = if is_alone {
+            (Strays::of_a_process(), Enforcement::of_a_process(config.limits), Supervisor::of_this_process())
         } else {
-            (Strays::of_a_guest(), Enforcement::of_a_guest(config.limits))
+            (Strays::of_a_guest(), Enforcement::of_a_guest(config.limits), Supervisor::none())
         };
         let host = usage::host_name();
         let setup = Setup {
@@ -242,7 +246,7 @@ impl Builder {
             enforcement: enforcement.as_str().to_owned(),
         };
         let wishes = mpsc::unbounded_channel();
-        Ok(Agent { settings, setup, handlers: by_kind, strays, enforcement, health, wishes })
+        Ok(Agent { settings, setup, handlers: by_kind, strays, enforcement, health, supervisor, wishes })
     }
 }
 

@@ -20,6 +20,7 @@ use shared::header;
 use shared::message::{Beat, Heard, Pong};
 use shared::subject::{AgentVerb, InboxVerb, Subjects};
 use tokio::net::TcpListener;
+use shared::supervisor::Supervisor;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, trace, warn};
@@ -89,6 +90,7 @@ pub(crate) struct Connection {
     executor: Executor,
     beats: Option<Beats>,
     sequence: Sequence,
+    supervisor: Supervisor,
     /// The last beats that want an answer: their number and when they said what was so.
     unanswered: VecDeque<(u64, Duration)>,
     began: Instant,
@@ -110,6 +112,7 @@ impl Connection {
         executor: impl FnOnce(usize) -> (Executor, mpsc::UnboundedReceiver<(Key, Ended)>),
         mut wishes: mpsc::UnboundedReceiver<Wish>,
         health: Option<SocketAddr>,
+        supervisor: Supervisor,
     ) -> Result<Left, Error> {
         let health = match health {
             Some(address) => listen(address).await?,
@@ -117,11 +120,13 @@ impl Connection {
         };
         let agent = session.setup().agent.clone();
         let name = format!("agent-{agent}");
+        supervisor.status("waiting for a NATS server");
         let client = tokio::select! {
             connected = settings.connect(&name, Patience::Endless) => connected?,
             // Nobody has given it any work yet.
             Some(_) = wishes.recv() => return Ok(Left::Drained),
         };
+        supervisor.status("waiting for a coordinator");
         let subjects = Subjects::new(settings.mesh.clone());
         let inbox = client.subscribe(subjects.inbox_all(&agent)).await?;
         let sequence = Sequence::default();
@@ -144,6 +149,7 @@ impl Connection {
             executor,
             beats: Some(beats),
             sequence,
+            supervisor,
             unanswered: VecDeque::new(),
             began: Instant::now(),
             connects: 0,
@@ -191,13 +197,18 @@ impl Connection {
                     let _ = question.send(self.health());
                 }
                 () = sleep_until(deadline) => self.apply(Event::DeadlineReached).await,
-                _ = reconnect_check.tick() => self.check_for_reconnect().await,
+                _ = reconnect_check.tick() => {
+                    self.supervisor.alive();
+                    self.check_for_reconnect().await;
+                }
                 Some(wish) = wishes.recv() => match wish {
                     Wish::Drain => {
+                        self.supervisor.stopping();
                         info!(running = self.session.occupied_slots(), "draining: taking no new work");
                         self.apply(Event::DrainWanted).await;
                     }
                     Wish::LeaveNow => {
+                        self.supervisor.stopping();
                         abandoned = Some(self.session.occupied_slots());
                         self.apply(Event::LeaveWanted).await;
                     }
@@ -228,6 +239,7 @@ impl Connection {
             Ok(event) => {
                 if let Event::DrainOrdered(_) = event {
                     info!(running = self.session.occupied_slots(), "the coordinator wants the agent to drain");
+                    self.supervisor.stopping();
                 }
                 self.apply(event).await;
             }
@@ -349,6 +361,7 @@ impl Connection {
 
     fn welcomed(&mut self, intervals: Intervals) {
         self.welcomed = Some(intervals.epoch);
+        self.supervisor.ready(&format!("welcomed by the coordinator of epoch {}", intervals.epoch));
         info!(epoch = %intervals.epoch, beat_interval = ?intervals.beat, "welcomed by the coordinator");
         if let Some(beats) = &self.beats {
             beats.set(intervals);

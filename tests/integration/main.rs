@@ -22,6 +22,7 @@ mod placement;
 mod power_cut;
 mod resources;
 mod settings;
+mod supervisor;
 mod takeover;
 mod why;
 mod wire;

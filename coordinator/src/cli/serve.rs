@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use shared::Client;
 use shared::connect::{Patience, Settings};
 use shared::subject::Subjects;
+use shared::supervisor::Supervisor;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -106,6 +107,8 @@ struct Running {
 async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Result<Running> {
     let instance = format!("{}-{}", hostname(), uuid::Uuid::new_v4().simple());
     let (listener, address) = listen(args, config.http.address).await?;
+    let supervisor = Supervisor::of_this_process();
+    supervisor.status("waiting for a NATS server");
     let (nats, counters) = connection.connect_counted(&format!("coordinator-{instance}"), Patience::Endless).await?;
     let subjects = Subjects::new(connection.mesh.clone());
     let store = Store::new(nats.clone(), subjects.clone(), config.streams.clone());
@@ -119,6 +122,7 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
         subjects: subjects.clone(),
         scheduler,
         instance: instance.clone(),
+        supervisor,
     });
     let client = Client::new(nats.clone(), connection.mesh.clone());
     let server = Server { handle: handle.clone(), store: store.clone(), client };

@@ -99,6 +99,7 @@ impl Node {
                 let _ = answer.send(());
             }
             Command::Stop(answer) => {
+                self.supervisor.stopping();
                 self.finish_turn().await;
                 let _ = answer.send(());
                 return ControlFlow::Break(());

@@ -29,6 +29,7 @@ use shared::codec::Format;
 use shared::connect::Counters;
 use shared::message::AttemptRef;
 use shared::subject::{InboxVerb, Subjects};
+use shared::supervisor::Supervisor;
 use shared::{AgentId, Epoch, Kind};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
@@ -85,6 +86,8 @@ pub struct Parts {
     pub scheduler: scheduler::Config,
     /// Name of this process among the coordinators.
     pub instance: String,
+    /// Who wants to know whether the loop goes on.
+    pub supervisor: Supervisor,
 }
 
 /// A coordinator, leading or standing by.
@@ -95,6 +98,7 @@ pub struct Node {
     store: Store,
     subjects: Subjects,
     instance: String,
+    supervisor: Supervisor,
     clock: Clock,
     scheduler: Scheduler,
     actions: Actions,
@@ -188,7 +192,7 @@ struct Ears {
 impl Node {
     /// A coordinator that does not lead yet, and the handle by which the rest of the process reaches it.
     pub fn new(parts: Parts) -> (Self, Handle) {
-        let Parts { nats, counters, store, subjects, scheduler, instance } = parts;
+        let Parts { nats, counters, store, subjects, scheduler, instance, supervisor } = parts;
         let (own_commands, commands) = mpsc::channel(1024);
         let scheduler = Scheduler::new(scheduler, fastrand::u64(..));
         let (status, watched) = watch::channel(scheduler.status(subjects.mesh().as_str(), &instance));
@@ -201,6 +205,7 @@ impl Node {
             store,
             subjects,
             instance,
+            supervisor,
             clock: Clock::start(),
             scheduler,
             actions: Actions::new(),
@@ -220,6 +225,7 @@ impl Node {
     /// Works until it is told to stop.
     pub async fn run(mut self, mut changes: mpsc::Receiver<lease::Change>) -> anyhow::Result<()> {
         let mut ears = self.listen().await?;
+        self.tell_supervisor();
         loop {
             let deadline = self.clock.instant(self.scheduler.next_deadline());
             let deadline = deadline.min(self.next_maintenance).min(self.next_canary);
@@ -359,6 +365,7 @@ impl Node {
             }
         }
         self.publish_status();
+        self.tell_supervisor();
         Ok(())
     }
 
@@ -388,6 +395,7 @@ impl Node {
             warn!("the lease was not renewed in time: not leading any more");
             self.step_down().await;
             self.publish_status();
+            self.tell_supervisor();
         }
     }
 
@@ -425,6 +433,7 @@ impl Node {
 
     /// What changes slowly.
     async fn maintain(&mut self) {
+        self.supervisor.alive();
         let disconnects = self.counters.disconnects.load(Ordering::Relaxed);
         if disconnects != self.disconnects_seen {
             self.disconnects_seen = disconnects;
@@ -441,6 +450,13 @@ impl Node {
         self.survey();
         self.learn_results();
         self.publish_status();
+    }
+
+    /// A coordinator that stands by is as ready as one that leads.
+    fn tell_supervisor(&mut self) {
+        let epoch = self.scheduler.epoch().filter(|_| self.reign.is_some());
+        let words = epoch.map_or("standing by".to_owned(), |epoch| format!("leading in epoch {epoch}"));
+        self.supervisor.ready(&words);
     }
 
     fn publish_status(&self) {
