@@ -21,6 +21,13 @@ use crate::names::MeshName;
 use crate::role::{self, Operation, Role};
 use crate::subject::Subjects;
 
+/// How often the server is asked whether it is there, if it says nothing by itself. The third question that stays without an
+/// answer ends the connection, and a new one is tried.
+///
+/// After a cut, TCP sends again what was lost at ever longer intervals: after one of six seconds up to six more. A connection
+/// that is made anew is through within three.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Where the broker is and who we are. Flags have the environment twins of the `nats` command line.
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Connection")]
@@ -282,7 +289,7 @@ impl Settings {
         choose_cryptography();
         let mut options = ConnectOptions::new()
             .name(name)
-            .ping_interval(Duration::from_secs(5))
+            .ping_interval(PING_INTERVAL)
             .connection_timeout(Duration::from_secs(5))
             .request_timeout(Some(Duration::from_secs(2)))
             .subscription_capacity(1 << 18)
