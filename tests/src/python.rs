@@ -9,28 +9,18 @@ use tokio::process::Command;
 /// The version of nats-py that the tests run with.
 const NATS_PY: &str = "nats-py==2.15.0";
 
-/// Runs a script with nats-py, and gives what it printed. `None` if there is no Python or pip here.
-///
-/// # Panics
-/// If the script fails, or if this is CI and there is no Python or pip.
-pub async fn run(script: &Path, args: &[&str]) -> Option<String> {
-    let packages = packages().await?;
 /// Runs a script with nats-py, and gives what it printed: see [`run_with`].
+pub async fn run(script: &Path, args: &[&str]) -> Option<String> {
     run_with(&[NATS_PY], script, args).await
 }
 
 /// Runs a script with packages, each named with its version, and gives what it printed. `None` if there is no Python or pip
 /// here; that is said loudly, and on CI (where `CI` is set) it is a failure.
+///
+/// # Panics
+/// If the script fails, or if this is CI and there is no Python or pip.
 pub async fn run_with(wanted: &[&str], script: &Path, args: &[&str]) -> Option<String> {
-    let packages = match packages(wanted).await {
-        Ok(packages) => packages,
-        Err(problem) => {
-            let script = script.display();
-            eprintln!("SKIPPED: {script} was not run, because {wanted:?} cannot be had: {problem}");
-            assert!(std::env::var_os("CI").is_none(), "on CI nothing is skipped: {problem}");
-            return None;
-        }
-    };
+    let packages = packages_with(wanted).await?;
     let mut command = Command::new("python3");
     command.arg(script).args(args).env("PYTHONPATH", packages).stdin(Stdio::null()).kill_on_drop(true);
     let output = command.output().await.expect("python3 was there a moment ago");
@@ -39,26 +29,29 @@ pub async fn run_with(wanted: &[&str], script: &Path, args: &[&str]) -> Option<S
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The directory with nats-py, for `PYTHONPATH`. `None` if there is no Python or pip here; that is said loudly, and on CI
+/// The directory with nats-py, for `PYTHONPATH`: see [`packages_with`].
+pub async fn packages() -> Option<PathBuf> {
+    packages_with(&[NATS_PY]).await
+}
+
+/// The directory with packages, for `PYTHONPATH`. `None` if there is no Python or pip here; that is said loudly, and on CI
 /// (where `CI` is set) it is a failure.
 ///
 /// # Panics
 /// If this is CI and there is no Python or pip.
-pub async fn packages() -> Option<PathBuf> {
-    match installed().await {
+pub async fn packages_with(wanted: &[&str]) -> Option<PathBuf> {
+    match installed(wanted).await {
         Ok(packages) => Some(packages),
         Err(problem) => {
-            eprintln!("SKIPPED: nothing foreign was tried, because nats-py cannot be had: {problem}");
+            eprintln!("SKIPPED: nothing was run with Python, because {wanted:?} cannot be had: {problem}");
             assert!(std::env::var_os("CI").is_none(), "on CI nothing is skipped: {problem}");
             None
         }
     }
 }
 
-/// Installs it if it is not there yet.
-async fn installed() -> Result<PathBuf, String> {
-/// The directory with the packages, installed if they are not there yet.
-async fn packages(packages: &[&str]) -> Result<PathBuf, String> {
+/// Installs them if they are not there yet.
+async fn installed(packages: &[&str]) -> Result<PathBuf, String> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
     let cache = cache.ok_or("neither XDG_CACHE_HOME nor HOME is set")?.join("hivemesh");
