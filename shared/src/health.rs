@@ -27,7 +27,7 @@ pub enum Unwell {
         source: io::Error,
     },
     /// Somebody is there, and says nothing.
-    #[error("no answer from {0} within {} s", PATIENCE.as_secs())]
+    #[error("no answer from {0} within {seconds} s", seconds = PATIENCE.as_secs())]
     Silent(SocketAddr),
     /// It says so itself.
     #[error("{said}")]

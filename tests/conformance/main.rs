@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use mesh_tests::{BUILTINS, Mesh, Output, command_handler, program, python};
+use mesh_tests::{Mesh, Output, command_handler, program, python};
 use serde_json::Value;
 use tokio::process::Command;
 

@@ -169,8 +169,8 @@ impl GuardedMesh<'_> {
 
     /// All that its processes have written, each under its name.
     pub(crate) fn logs(&self) -> Vec<(String, String)> {
-        let agents = self.local.agents().iter().map(|agent| agent.process());
-        let coordinators = self.local.coordinators().iter().map(|coordinator| coordinator.process());
+        let agents = self.local.agents().iter().map(coordinator::local::Agent::process);
+        let coordinators = self.local.coordinators().iter().map(coordinator::local::Coordinator::process);
         let processes = agents.chain(coordinators).chain([self.local.broker().process()]);
         processes.map(|process| (process.name().to_owned(), read(process.log()))).collect()
     }

@@ -46,7 +46,14 @@ pub(super) async fn asked(candidate: &mut Candidate) -> Checked {
 
 pub(super) async fn standby(candidate: &mut Candidate) -> Checked {
     let mark = candidate.mark();
-    candidate.stand_by().await;
-    candidate.hello_since(mark, SOON).await?;
-    Ok(())
+    let mut heard = Err(String::new());
+    // It asks again with every beat of one that it does not know: what it asked first may have crossed a hello.
+    for _ in 0..SOON.as_secs() {
+        candidate.stand_by().await;
+        heard = candidate.hello_since(mark, Duration::from_secs(1)).await.map(drop);
+        if heard.is_ok() {
+            break;
+        }
+    }
+    heard
 }

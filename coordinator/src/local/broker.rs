@@ -270,8 +270,6 @@ fn prepare(options: &Options, port: Option<u16>) -> Result<Vec<OsString>, StartE
             port.into(),
             "--name".into(),
             options.server_name.clone().into(),
-            "--store_dir".into(),
-            options.store_dir().into(),
             "--ports_file_dir".into(),
             ports.into(),
         ]);
