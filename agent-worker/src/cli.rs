@@ -155,7 +155,8 @@ fn read_config(args: &Args) -> Result<(File, PathBuf), config::Error> {
 fn start_log(format: LogFormat) {
     let filter = ["HIVE_LOG", "RUST_LOG"].into_iter().find_map(|name| EnvFilter::try_from_env(name).ok());
     // What async-nats tells of the connection, `shared::connect` tells with its name.
-    let filter = filter.unwrap_or_else(|| EnvFilter::new("info,async_nats=warn"));
+    let filter = filter.unwrap_or_else(|| EnvFilter::new("info"));
+    let filter = filter.add_directive(shared::connect::QUIET.parse().expect("it is a directive"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -21,6 +21,9 @@ use crate::names::MeshName;
 use crate::role::{self, Operation, Role};
 use crate::subject::Subjects;
 
+/// What a log must leave out: async-nats tells the password of the address that it connects to.
+pub const QUIET: &str = "async_nats=warn";
+
 /// How often the server is asked whether it is there, if it says nothing by itself. The third question that stays without an
 /// answer ends the connection, and a new one is tried.
 ///

@@ -153,6 +153,8 @@ async fn log_errors<T>(work: impl Future<Output = T>) -> T {
 /// Logs to standard error, by `HIVE_LOG` (`info`, `coordinator=debug`, …) or else the level given.
 pub(crate) fn start_logging(default: &str, json: bool) {
     let filter = std::env::var("HIVE_LOG").ok().and_then(|filter| EnvFilter::try_new(filter).ok());
+    let quiet = shared::connect::QUIET.parse().expect("it is a directive");
+    let filter = filter.map(|filter| filter.add_directive(quiet));
     let filter = filter.unwrap_or_else(|| EnvFilter::new(format!("{default},async_nats=off")));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -46,7 +46,7 @@ pub(super) async fn asked(candidate: &mut Candidate) -> Checked {
 
 pub(super) async fn standby(candidate: &mut Candidate) -> Checked {
     let mark = candidate.mark();
-    let mut heard = Err(String::new());
+    let mut heard = require(false, "it was not asked");
     // It asks again with every beat of one that it does not know: what it asked first may have crossed a hello.
     for _ in 0..SOON.as_secs() {
         candidate.stand_by().await;

@@ -268,8 +268,6 @@ fn prepare(options: &Options, port: Option<u16>) -> Result<Vec<OsString>, StartE
             "127.0.0.1".into(),
             "--port".into(),
             port.into(),
-            "--name".into(),
-            options.server_name.clone().into(),
             "--ports_file_dir".into(),
             ports.into(),
         ]);
