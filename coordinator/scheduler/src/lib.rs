@@ -1,4 +1,4 @@
-//! Decides which agent runs which task, and when an agent counts as lost.
+//! Decides which agent runs which task, when an agent counts as lost, and how many agents there should be.
 //!
 //! The scheduler does no I/O: it is told what happened and what time it is ([`Event`]), and says what the
 //! coordinator must now do ([`Action`]). It has no clock, no connection and no unseeded randomness, so the same
@@ -32,6 +32,7 @@ mod why;
 #[doc(hidden)]
 pub mod measure;
 pub mod placement;
+pub mod scaling;
 
 pub use config::{
     Config, KindConfig, KindSettings, Limits, Liveness, Overcommit, Placement, ResourceWeights, Said, TenantConfig,
