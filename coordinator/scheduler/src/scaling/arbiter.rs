@@ -4,8 +4,8 @@
 //! by the share of slots that should be taken, and what waits beyond half the target, within the target. The others are
 //! the original framework's: they take a step, and wait until the last one has had its effect.
 //!
-//! It shrinks when little has waited for a while and fewer agents would have carried each part of that while. Nothing
-//! that is unknown changes anything.
+//! It shrinks when little has waited for a while, fewer agents would have carried each part of that while, and the load
+//! does not rise. Nothing that is unknown changes anything.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -29,6 +29,8 @@ const STABLE_DEPTH: f64 = 100.0;
 const STABLE_WAIT: f64 = 1.0;
 /// The while that is looked back on is split into so many parts, each of which must have been carried.
 const PARTS: usize = 5;
+/// By how much the load of the last part must be above the mean for it to count as rising.
+const RISING: f64 = 1.05;
 /// Fewer agents are worth a change only if they are fewer by this. (The tolerance of Kubernetes' autoscaler.)
 const WORTH_A_CHANGE: f64 = 0.1;
 /// Shares of a threshold: above the first what is queued calls for more; below the second waits are short; from the third
@@ -341,6 +343,7 @@ impl Look<'_> {
         self.starting()
             .or(is_leaving)
             .or_else(|| (!self.is_stable()).then_some(WaitsFor::Stability))
+            .or_else(|| self.is_rising().then_some(WaitsFor::LoadToStopRising))
             .or_else(|| self.cooldown(policy.down_cooldown))
             .or_else(|| standing.shrink_backoff.map(WaitsFor::Backoff))
             .or_else(|| (!standing.may_shrink).then_some(WaitsFor::FlapBudget))
@@ -411,6 +414,11 @@ impl Look<'_> {
         parts.fold(self.mean_load(RECENT), f64::max)
     }
 
+    fn is_rising(&self) -> bool {
+        let part = (self.samples.len() / PARTS).max(1);
+        self.mean_load(part) > RISING * self.mean_load(self.samples.len())
+    }
+
     fn mean_load(&self, looks: usize) -> f64 {
         self.mean(looks, |sample| sample.load)
     }
@@ -472,15 +480,12 @@ impl Look<'_> {
         (!left.is_zero()).then_some(WaitsFor::Cooldown(left))
     }
 
-    /// What this decision tells of how many were too few: nothing, if they were only too few to work off what waited.
+    /// What this decision tells of how many were too few: nothing, if they only were to work off what waited.
     fn too_few(&self, wished: u32, cause: Option<Cause>) -> Option<TooFew> {
-        let (before, known, cause) = (self.standing.wished, self.known?, cause?);
-        let load = match cause.rule {
-            Rule::QueuedWork => known.load + self.growth_of_work(),
-            _ => self.mean_load(BUSY),
-        };
-        let was_too_few = wished > before && before < self.agents_for(load, &known);
-        was_too_few.then(|| TooFew { agents: before, load: self.mean_load(self.samples.len()) })
+        let (agents, known, cause) = (self.standing.wished, self.known?, cause?);
+        let grows = wished > agents && cause.rule != Rule::QueuedWork;
+        let was_too_few = grows && agents < self.agents_for(self.mean_load(BUSY), &known);
+        was_too_few.then(|| TooFew { agents, load: self.mean_load(self.samples.len()) })
     }
 }
 

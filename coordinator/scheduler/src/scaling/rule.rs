@@ -223,6 +223,8 @@ pub enum WaitsFor {
     FlapBudget,
     /// So few agents were too few for about this load.
     LessLoad,
+    /// The load rises: what was enough will not be.
+    LoadToStopRising,
     /// Too many attempts fail.
     FewerFailures,
     /// There are as many agents as there may be, or as few as there must be.
@@ -246,6 +248,7 @@ impl fmt::Display for WaitsFor {
             WaitsFor::Backoff(left) => write!(f, "{} since the last failure to pass", shown(left)),
             WaitsFor::FlapBudget => f.write_str("the flap budget of the hour"),
             WaitsFor::LessLoad => f.write_str("less load: so few were too few for this"),
+            WaitsFor::LoadToStopRising => f.write_str("the load to stop rising"),
             WaitsFor::FewerFailures => f.write_str("fewer attempts to fail"),
             WaitsFor::Bounds => f.write_str("other bounds"),
             WaitsFor::ShorterQueue => f.write_str("less to wait"),

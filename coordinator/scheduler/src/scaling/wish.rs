@@ -301,7 +301,9 @@ impl Wish {
     }
 
     fn may_start(&self, policy: &Policy, now: Timestamp) -> bool {
-        self.starting.left(now).is_none() && self.fruitless.len() < policy.flap_budget as usize
+        // What is under way may come to nothing as well.
+        let at_stake = self.fruitless.len() + self.starts.len();
+        self.starting.left(now).is_none() && at_stake < policy.flap_budget as usize
     }
 
     fn next_order(&mut self) -> u64 {
@@ -351,7 +353,7 @@ impl Wish {
                 let effect = if start.came_at > start.at { start.came_at.since(start.at) } else { took };
                 let learnt = self.startup_time.map_or(effect, |known| (known * 3 + effect) / 4);
                 self.startup_time = Some(learnt);
-                self.starting = Patience::default();
+                self.starting.failures = 0;
                 self.grown = Some(now);
                 history.end(start.order, present, Outcome::Succeeded, effect, None);
             } else if took >= policy.startup_timeout || start.error.is_some() {
