@@ -119,7 +119,7 @@ impl Arbiter {
         let look = Look { policy, signals, standing, known, now, samples: &self.samples };
         let mut findings = vec![look.minimum(), look.maximum()];
         findings.extend(Rule::GROWING.map(|rule| look.growing(rule)));
-        let grows = findings.iter().any(|finding| finding.is_firing());
+        let grows = findings.iter().any(Finding::is_firing);
         let pressed = findings.iter().skip(2).any(|finding| finding.wants.is_some());
         findings.extend([Rule::IdleHosts, Rule::LowDemand].map(|rule| look.shrinking(rule, pressed, self.too_few)));
         if signals.in_doubt {
@@ -340,7 +340,9 @@ impl Look<'_> {
             return Some(WaitsFor::Samples(self.samples.len(), self.looks_to_remember()));
         }
         let is_leaving = (!standing.leaving.is_empty()).then_some(WaitsFor::Leaving(standing.leaving.len()));
-        self.starting()
+        // Agents that are missing after a start that failed keep nothing from shrinking.
+        let is_starting = (standing.starting > 0).then_some(WaitsFor::Starting(standing.starting));
+        is_starting
             .or(is_leaving)
             .or_else(|| (!self.is_stable()).then_some(WaitsFor::Stability))
             .or_else(|| self.is_rising().then_some(WaitsFor::LoadToStopRising))
@@ -469,6 +471,7 @@ impl Look<'_> {
             && variance(last.iter().map(|sample| sample.wait)) < STABLE_WAIT
     }
 
+    /// Agents that were wished for and are not there, whether or not they are on their way.
     fn starting(&self) -> Option<WaitsFor> {
         let missing = self.standing.starting.max(self.standing.missing);
         (missing > 0).then_some(WaitsFor::Starting(missing))

@@ -20,7 +20,9 @@ use super::signals::Agent;
 pub fn choose(agents: &[&Agent], excess: usize) -> Vec<AgentId> {
     let working: Vec<&Agent> = agents.iter().copied().filter(|agent| takes_orders(agent)).collect();
     let stays = |agent: &Agent| agent.pinned || !takes_orders(agent);
-    let leaves_nobody = excess >= working.len() && !agents.iter().any(|agent| agent.is_present() && stays(agent));
+    let all_are_free = working.iter().all(|agent| agent.running == 0);
+    let somebody_stays = agents.iter().any(|agent| agent.is_present() && stays(agent));
+    let leaves_nobody = excess >= working.len() && all_are_free && !somebody_stays;
     let mut remains = Remains::new(&working);
     let mut candidates: Vec<&Agent> = working.into_iter().filter(|agent| !agent.pinned).collect();
     let mut chosen = Vec::new();

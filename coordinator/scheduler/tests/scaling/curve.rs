@@ -113,9 +113,9 @@ impl Draw {
         const PACE: Duration = Duration::from_millis(500);
         const PACES_OF_ONE_NOISE: u32 = 10;
         let mut tasks = Vec::new();
-        let (mut now, mut pace, mut factor) = (Duration::ZERO, 0, 1.0);
+        let (mut now, mut pace, mut factor) = (Duration::ZERO, 0_u32, 1.0);
         while now < end {
-            if pace % PACES_OF_ONE_NOISE == 0 {
+            if pace.is_multiple_of(PACES_OF_ONE_NOISE) {
                 factor = 1.0 + noise * (2.0 * self.0.f64() - 1.0);
             }
             let mean = busy(now) * factor / runs.as_secs_f64() * PACE.as_secs_f64();

@@ -121,7 +121,8 @@ proptest! {
             prop_assert!(matches!(victim.state, AgentState::Healthy | AgentState::Degraded));
         }
         let healthy = || agents.iter().filter(|agent| agent.state == AgentState::Healthy);
-        let staying = || healthy().filter(|agent| !chosen.contains(&agent.id));
+        let gone = &chosen;
+        let staying = || healthy().filter(move |agent| !gone.contains(&agent.id));
         let somebody_stays = agents.iter().any(|agent| agent.is_present() && !chosen.contains(&agent.id));
         for kind in healthy().flat_map(|agent| &agent.kinds).filter(|_| somebody_stays) {
             prop_assert!(staying().any(|agent| agent.kinds.contains(kind)), "nobody is left for {kind}");
