@@ -90,6 +90,8 @@ pub struct Wish {
     agents: Option<u32>,
     /// Why it was changed, for as long as nothing was done about it.
     cause: Option<Cause>,
+    /// Whether it was made larger then.
+    is_larger: bool,
     orders: u64,
     starts: Vec<Start>,
     leaving: BTreeMap<AgentId, Leaving>,
@@ -189,6 +191,7 @@ impl Wish {
             let wished = scene.policy.bounded(count);
             let rule = if wished < count { Rule::Maximum } else { Rule::Minimum };
             self.cause = (wished != count).then(|| Cause::new(rule, count.into(), wished.into()));
+            self.is_larger = wished > count;
             self.agents = Some(wished);
         }
         self.see_who_came(&present);
@@ -211,6 +214,7 @@ impl Wish {
         }
         self.agents = Some(wished);
         self.cause = Some(cause);
+        self.is_larger = direction == Direction::Up;
     }
 
     /// Wishes for what is there: somebody else decides.
@@ -237,7 +241,9 @@ impl Wish {
             self.conclude(present, wished, now, history);
             return;
         }
-        // A change was decided on what is known; a surplus may be somebody who is about to go.
+        // A larger wish is met already.
+        self.cause = self.cause.filter(|_| !self.is_larger);
+        // A smaller one was decided on what is known; a surplus may be somebody who is about to go.
         let since = *self.surplus_since.get_or_insert(now);
         if self.cause.is_some() || now.since(since) >= scene.policy.interval {
             self.drain(present, wished, scene, history, orders);
@@ -256,10 +262,10 @@ impl Wish {
         let took = scene.now.since(first.since);
         self.leaving.retain(|_, leaving| leaving.order != order);
         // They are still there, and stay.
-        self.agents = self.agents.map(|wished| wished + refused.len() as u32);
+        let present = self.present(scene);
+        self.agents = self.agents.map(|wished| wished.max(scene.policy.bounded(present.len() as u32)));
         self.shrunk = None;
         self.shrinking.fail(scene.policy, scene.now, scene.chance);
-        let present = self.present(scene);
         history.end(order, present.len() as u32, Outcome::Failed, took, Some(error));
         self.known = Some(present);
     }
@@ -441,7 +447,7 @@ impl Wish {
                 took: Some(Duration::ZERO),
                 ..done
             });
-            if self.direction == Some(Direction::Down) {
+            if !self.is_larger {
                 self.shrunk = Some(now);
             }
         }
@@ -452,21 +458,20 @@ impl Wish {
         self.surplus_since = None;
         let staying: Vec<&Agent> = scene.agents.iter().filter(|agent| !self.leaving.contains_key(&agent.id)).collect();
         let agents = victims::choose(&staying, (present - wished) as usize);
-        // Who can't go stays, and is wished for.
-        let wished = present - agents.len() as u32;
-        self.agents = Some(wished);
-        let surplus = Cause::new(Rule::Surplus, present.into(), wished.into());
-        let cause = self.cause.take().unwrap_or(surplus);
+        // Who can't go yet goes when it can: it stays too many until then.
         if agents.is_empty() {
             return;
         }
+        let left = present - agents.len() as u32;
+        let surplus = Cause::new(Rule::Surplus, present.into(), wished.into());
+        let cause = self.cause.take().unwrap_or(surplus);
         let order = self.next_order();
         let leaving = Leaving { order, since: now, deadline: now + scene.policy.drain_deadline, ended: false };
         self.leaving.extend(agents.iter().map(|id| (id.clone(), leaving)));
         self.known = Some(self.present(scene));
         self.shrunk = Some(now);
         history.note(event(Some(order), now, cause, present, wished));
-        orders.push(Order::Drain { order, agents, wished });
+        orders.push(Order::Drain { order, agents, wished: left });
     }
 }
 
