@@ -238,7 +238,9 @@ impl Look<'_> {
             Rule::QueueDepth => (known.backlog.depth as f64 / threshold).ceil() as u32,
             _ => 0,
         };
-        let step = if rule == Rule::QueuedWork { 0 } else { wished.saturating_add(self.policy.up_step) };
+        // Those that know how many agents it takes need no step.
+        let knows = matches!(rule, Rule::QueuedWork | Rule::BusySlots);
+        let step = if knows { 0 } else { wished.saturating_add(self.policy.up_step) };
         let limit = ((f64::from(wished) * self.policy.growth_limit) as u32).max(wished.saturating_add(4));
         let wants = number.max(step).min(limit).min(self.policy.max_agents);
         finding.wants = (number.max(step) > wished).then_some(wants);
@@ -322,6 +324,8 @@ impl Look<'_> {
         let number = policy.bounded(least.max(wished.saturating_sub(steps)).max(at_once));
         let kept = too_few.filter(|few| self.load_to_carry() >= few.load * policy.hysteresis.rest());
         let number = kept.map_or(number, |few| number.max(few.agents + 1));
+        // What was too few of late may leave less to gain than is worth a change.
+        let number = if idle_hosts || f64::from(number) <= worth { number } else { wished };
         finding.wants = Some(number.min(wished));
         finding.waits_for = if pressed {
             Some(WaitsFor::ShorterQueue)
