@@ -23,6 +23,7 @@ pub mod client;
 pub mod connect;
 #[cfg(feature = "nats")]
 pub mod health;
+#[cfg(feature = "nats")]
 pub mod supervisor;
 
 #[cfg(feature = "nats")]
