@@ -178,9 +178,9 @@ impl Lines {
     }
 
     /// What the blocked lines wait for, and the head of each.
-    pub(crate) fn blocked_heads(&self) -> impl Iterator<Item = (Demand, Sequence)> {
+    pub(crate) fn blocked_heads(&self) -> impl Iterator<Item = (&Demand, Sequence)> {
         let blocked = self.lines.iter().flatten().filter(|line| line.trial == Trial::Blocked);
-        blocked.filter_map(|line| Some((line.demand.clone(), line.head()?)))
+        blocked.filter_map(|line| Some((&line.demand, line.head()?)))
     }
 
     /// Whether no agent had room for the line's head.

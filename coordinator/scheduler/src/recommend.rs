@@ -54,40 +54,27 @@ impl Scheduler {
         let reserved = kind.reserved_by(&TaskOptions::default()).resources.dimensions();
         let spreads = [evidence.cpu, evidence.memory];
         let judged = spreads.into_iter().enumerate().filter_map(|(number, spread)| {
-            let judgement = judge(number, reserved[number], &spread?, &evidence, kind.running as u64)?;
-            Some(self.recommend(kind, number, reserved[number], &spread?, &evidence, judgement, now))
+            let (spread, reserved) = (spread?, reserved[number]);
+            let judgement = judge(number, reserved, &spread, &evidence, kind.running as u64)?;
+            let (step, guard) = self.step(kind, number, reserved, judgement.suggested);
+            Some(Recommendation {
+                kind: Some(kind.kind.clone()),
+                agent: None,
+                resource: Resources::NAMES[number].to_owned(),
+                finding: judgement.finding,
+                now: reserved,
+                suggested: judgement.suggested,
+                p50: spread.p50,
+                p95: spread.p95,
+                peak: spread.peak,
+                samples: spread.samples,
+                since_ms: now.since(evidence.since).as_millis() as u64,
+                effect: judgement.effect,
+                step,
+                guard,
+            })
         });
         judged.collect()
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn recommend(
-        &self,
-        kind: &KindEntry,
-        number: usize,
-        reserved: u64,
-        spread: &Spread,
-        evidence: &Evidence,
-        judgement: Judgement,
-        now: Timestamp,
-    ) -> Recommendation {
-        let (step, guard) = self.step(kind, number, reserved, judgement.suggested);
-        Recommendation {
-            kind: Some(kind.kind.clone()),
-            agent: None,
-            resource: Resources::NAMES[number].to_owned(),
-            finding: judgement.finding,
-            now: reserved,
-            suggested: judgement.suggested,
-            p50: spread.p50,
-            p95: spread.p95,
-            peak: spread.peak,
-            samples: spread.samples,
-            since_ms: now.since(evidence.since).as_millis() as u64,
-            effect: judgement.effect,
-            step,
-            guard,
-        }
     }
 
     /// How far one may go at once, and what bounds that.

@@ -141,6 +141,11 @@ impl Tasks {
         self.by_sequence.get_mut(&sequence)
     }
 
+    /// Whether the task waits for an agent.
+    pub(crate) fn is_waiting(&self, sequence: Sequence) -> bool {
+        self.get(sequence).is_some_and(|task| task.state == State::Waiting)
+    }
+
     pub(crate) fn find(&self, id: &TaskId) -> Option<Sequence> {
         self.by_id.get(id).copied()
     }

@@ -11,11 +11,10 @@ use shared::api::UnmetDemand;
 use crate::event::{Action, Actions, Notice, Sequence};
 use crate::kinds::{Demand, KindKey};
 use crate::lines::LineKey;
-use crate::tasks::State;
 use crate::{Scheduler, Timestamp, placement};
 
 /// Tasks of one demand that are kept at hand although no agent could run them: enough to tell why they wait.
-pub(crate) const KEPT: usize = 8;
+const KEPT: usize = 8;
 /// And of one kind, however many demands there are: they may not fill what is fetched of it.
 const KEPT_OF_KIND: usize = 32;
 
@@ -165,9 +164,7 @@ impl Scheduler {
         self.unmet.next_look = now + LOOK;
         let Self { unmet, lines, tasks, .. } = self;
         unmet.demands.retain(|demand, waiting| {
-            let mut left = lines.waiting(demand);
-            waiting.sent_back.count > 0
-                || left.any(|sequence| tasks.get(sequence).is_some_and(|t| t.state == State::Waiting))
+            waiting.sent_back.count > 0 || lines.waiting(demand).any(|sequence| tasks.is_waiting(sequence))
         });
         for (kind, others) in &mut unmet.others {
             if others.wanted && now >= others.not_before {
@@ -179,12 +176,14 @@ impl Scheduler {
         for demand in unmet.demands.keys() {
             *unmet.kept.entry(demand.kind).or_default() += lines.waiting(demand).count();
         }
-        let heads: Vec<(Demand, Sequence)> = lines.blocked_heads().skip(unmet.looked_at).take(LINES).collect();
+        let heads = lines.blocked_heads().skip(unmet.looked_at).take(LINES);
+        let heads: Vec<(Demand, Sequence)> = heads.map(|(demand, sequence)| (demand.clone(), sequence)).collect();
         unmet.looked_at = if heads.len() < LINES { 0 } else { unmet.looked_at + LINES };
         self.registry.settle(&self.kinds);
         for (demand, sequence) in heads {
-            let waits = self.tasks.get(sequence).is_some_and(|task| task.state == State::Waiting);
-            if waits && !placement::anybody_able(&demand, self.kinds.get_mut(demand.kind), &self.registry) {
+            if self.tasks.is_waiting(sequence)
+                && !placement::anybody_able(&demand, self.kinds.get_mut(demand.kind), &self.registry)
+            {
                 self.note_unmet(&demand, sequence, now, actions);
             }
         }
@@ -199,8 +198,7 @@ impl Scheduler {
     }
 
     fn show_one_unmet(&self, demand: &Demand, waiting: &Waiting, now: Timestamp) -> UnmetDemand {
-        let is_waiting =
-            |sequence: &Sequence| self.tasks.get(*sequence).is_some_and(|task| task.state == State::Waiting);
+        let is_waiting = |sequence: &Sequence| self.tasks.is_waiting(*sequence);
         UnmetDemand {
             kind: self.kinds.get(demand.kind).kind.clone(),
             needs: demand.needs.to_string(),
