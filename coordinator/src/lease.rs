@@ -11,6 +11,7 @@ use async_nats::jetstream::kv;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::{RequestErrorKind, Subscriber};
 use futures_util::StreamExt as _;
+use scheduler::STEP_DOWN;
 use serde::{Deserialize, Serialize};
 use shared::Epoch;
 use shared::subject::Subjects;
@@ -29,8 +30,6 @@ const RENEWAL: Duration = Duration::from_secs(2);
 /// twice within seconds are at work in between for a moment only, which must not be missed.
 const CONFIRMATION: Duration = Duration::from_secs(1);
 const NEXT_TRY: Duration = Duration::from_millis(250);
-/// A leader that could not renew for this long steps down, before the lease can be anybody else's by its lifetime.
-const STEP_DOWN: Duration = Duration::from_secs(12);
 /// How often a standby looks after the leader.
 const LOOK: Duration = Duration::from_millis(150);
 /// How long a leader may take to answer.

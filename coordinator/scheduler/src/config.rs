@@ -210,6 +210,12 @@ impl ResourceWeights {
     }
 }
 
+/// How long a leader leads on that cannot renew its lease, by its own clock; then it steps down.
+///
+/// Until then it may tell agents that it has heard them, which so go on with what they run at most once, though another
+/// leads already. It outlasts an election among NATS servers (4 to 9 s, measured).
+pub const STEP_DOWN: Duration = Duration::from_secs(12);
+
 /// When an agent counts as silent, and as lost.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]

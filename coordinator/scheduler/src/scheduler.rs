@@ -14,7 +14,7 @@ use shared::{Epoch, Kind};
 
 use crate::Timestamp;
 use crate::brake::Brake;
-use crate::config::{Config, KindConfig, TenantConfig, TenantSettings};
+use crate::config::{Config, KindConfig, STEP_DOWN, TenantConfig, TenantSettings};
 use crate::efficiency::Utilisation;
 use crate::event::{Action, Actions, Dispatch, Event, Sequence};
 use crate::history::History;
@@ -312,7 +312,9 @@ impl Scheduler {
         let not_before = now.max(self.listening_since.unwrap_or(now) + one_beat);
         self.adoption = Some(Adoption { awaited, histories_awaited: true, not_before, not_after: now + ADOPTION });
         self.adopt_until = now + ADOPTION * 10;
-        self.strangers_held_until = now + self.config.liveness.hold;
+        // Who led before may lead on beyond our reach, and tell its agents meanwhile that it has heard them.
+        let former_leads = if epoch.0 > 1 { STEP_DOWN + self.config.liveness.hold } else { Duration::ZERO };
+        self.strangers_held_until = now + former_leads;
     }
 
     fn lose_leadership(&mut self) {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use scheduler::STEP_DOWN;
+
 use super::calls::Purpose;
 use super::{Change, Heard, Node};
 use crate::context::Context;
@@ -13,7 +15,6 @@ use crate::plant::Plant;
 /// How long the broker keeps a lease that is not renewed.
 pub(super) const LIFETIME: Duration = Duration::from_secs(15);
 const RENEWAL: Duration = Duration::from_secs(2);
-const STEP_DOWN: Duration = Duration::from_secs(12);
 const LOOK: Duration = Duration::from_millis(150);
 const ANSWER: Duration = Duration::from_millis(400);
 const GONE: Duration = Duration::from_millis(600);
