@@ -162,10 +162,21 @@ impl Subjects {
         format!("{}.inbox.{agent}.*", self.mesh)
     }
 
+    /// All that any agent is told.
+    pub fn all_inboxes(&self) -> String {
+        format!("{}.inbox.*.*", self.mesh)
+    }
+
+    /// Who is told something in an inbox, and what, if the verb is known.
+    pub fn inbox_of<'a>(&self, subject: &'a str) -> Option<(&'a str, InboxVerb)> {
+        let (agent, verb) = self.strip(subject, "inbox")?.split_once('.')?;
+        Some((agent, InboxVerb::ALL.into_iter().find(|known| known.as_str() == verb)?))
+    }
+
     /// What an agent is told, if this is its inbox and a known verb.
     pub fn inbox_verb(&self, agent: &AgentId, subject: &str) -> Option<InboxVerb> {
-        let (to, verb) = self.strip(subject, "inbox")?.split_once('.')?;
-        if to == agent.as_str() { InboxVerb::ALL.into_iter().find(|v| v.as_str() == verb) } else { None }
+        let (to, verb) = self.inbox_of(subject)?;
+        (to == agent.as_str()).then_some(verb)
     }
 
     /// An operation of the control service.

@@ -4,8 +4,10 @@
 //! worker and back, record the result, ack by request, with nobody deciding anything in between. Both run in
 //! turns on one broker with one load, so their ratio holds even where the figures themselves do not.
 
+pub mod fleet;
 mod load;
 mod machine;
+mod process;
 mod raw;
 mod report;
 

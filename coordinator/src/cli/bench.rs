@@ -9,7 +9,7 @@ use shared::connect::Settings;
 use shared::{AgentId, Kind};
 
 use super::output;
-use crate::bench::{self, LocalAgents, Plan, Report};
+use crate::bench::{self, LocalAgents, Plan, Report, fleet};
 use crate::local::{AgentSpec, Launcher, LocalMesh, Options, obtain};
 
 /// How long a mesh of its own may take to be ready.
@@ -20,7 +20,10 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// The tasks go to the handler `echo`, and their results stay in the mesh's stream for as long as that keeps
 /// them. The raw path runs on the same broker, in streams of its own that are deleted afterwards.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// Start a broker, a coordinator and agents on this machine for the measurement.
     #[arg(long)]
     local: bool,
@@ -74,6 +77,40 @@ pub struct Args {
     json: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    Fleet(FleetArgs),
+}
+
+/// Measure what a fleet of agents costs a coordinator: its CPU and memory while they beat, and while tasks pass.
+///
+/// It starts a broker and a coordinator on this machine. The agents speak the protocol as real ones do, all from this
+/// process, and echo what they get at once.
+#[derive(Debug, clap::Args)]
+struct FleetArgs {
+    /// How many agents.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    agents: u32,
+    /// Slots of each.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    slots: u32,
+    /// Tasks a second while tasks pass.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// How long they pass, and how long the fleet only beats before.
+    #[arg(long, value_name = "SPAN", default_value = "20s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// Size of a task's body in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 256)]
+    size: usize,
+    /// The nats-server to start [default: one on PATH, or a copy that is obtained once].
+    #[arg(long, env = "NATS_SERVER", value_name = "FILE")]
+    nats_server: Option<PathBuf>,
+    /// Print a JSON document with every figure.
+    #[arg(long)]
+    json: bool,
+}
+
 impl Args {
     fn plan(&self) -> anyhow::Result<Plan> {
         Ok(Plan {
@@ -105,6 +142,9 @@ impl Args {
 
 /// Measures and prints what was found.
 pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> {
+    if let Some(Action::Fleet(args)) = &args.action {
+        return measure_fleet(args).await;
+    }
     let plan = args.plan()?;
     let report =
         if args.local { measure_local(&args, &plan).await? } else { bench::run(&plan, connection, None).await? };
@@ -125,12 +165,49 @@ fn print(report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Measures a mesh of its own, which ends with the measurement. Its files are kept only if that fails.
+async fn measure_fleet(args: &FleetArgs) -> anyhow::Result<ExitCode> {
+    let plan = fleet::Plan {
+        agents: args.agents as usize,
+        slots: args.slots,
+        rate: args.rate,
+        duration: args.duration,
+        size: args.size,
+    };
+    let report = in_a_directory(async |data| measure_a_fleet(args, &plan, data).await).await?;
+    if args.json {
+        output::json(&report)?;
+    } else {
+        output::facts(&report.facts())?;
+        eprintln!("{} cores, {}", report.machine.cores, report.machine.cpu);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn measure_a_fleet(args: &FleetArgs, plan: &fleet::Plan, data: &Path) -> anyhow::Result<fleet::Report> {
+    let nats_server = obtain(args.nats_server.as_deref(), |said| eprintln!("{said}")).await?;
+    let launcher = Launcher::current().context("failed to find our own executable")?;
+    eprintln!("starting a broker and a coordinator, and {} agents that are not processes", plan.agents);
+    let mesh = LocalMesh::start(Options::new(launcher, nats_server, data)).await?;
+    mesh.until_ready(START_LIMIT).await?;
+    let coordinator = mesh.coordinators().first().context("the mesh has no coordinator")?;
+    let http = mesh.http_url().context("the coordinator does not say where it listens")?;
+    let subject = fleet::Subject { pid: coordinator.process().pid(), http };
+    let report = fleet::run(plan, &settings(&mesh), &subject).await;
+    mesh.stop().await;
+    report
+}
+
+/// Measures a mesh of its own, which ends with the measurement.
 async fn measure_local(args: &Args, plan: &Plan) -> anyhow::Result<Report> {
+    in_a_directory(async |data| measure_started(args, plan, data).await).await
+}
+
+/// Measures with a directory that is kept only if that fails.
+async fn in_a_directory<T>(measure: impl AsyncFnOnce(&Path) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let data = tempfile::Builder::new().prefix("hivemesh-bench-").tempdir();
     let data = data.context("failed to make a directory for the mesh")?;
     let report = tokio::select! {
-        report = measure_started(args, plan, data.path()) => report,
+        report = measure(data.path()) => report,
         _ = tokio::signal::ctrl_c() => Err(bench::Interrupted.into()),
     };
     report.map_err(|error: anyhow::Error| {
