@@ -23,12 +23,26 @@ const STALL_LIMIT: Duration = Duration::from_secs(30);
 /// The longest latency that is told apart from longer ones, in nanoseconds.
 const LONGEST_NANOS: u64 = 60_000_000_000;
 
+/// What becomes of results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Results {
+    /// They are recorded, and the client reads the stream's subjects.
+    #[default]
+    Keep,
+    /// They are not recorded: the client gets a copy, at `Hive-Reply-To`.
+    Discard,
+}
+
 /// Sends tasks to one mesh, in batches.
 pub(crate) struct Load {
     client: Client,
     kinds: Vec<Kind>,
     body: Bytes,
     in_flight: usize,
+    results: Results,
+    /// What the subjects begin with that copies of results are wanted at.
+    inbox: String,
     run: u32,
     batches: u32,
 }
@@ -36,7 +50,13 @@ pub(crate) struct Load {
 impl Load {
     /// A load of tasks with this body, spread over the kinds.
     pub(crate) fn new(client: Client, kinds: Vec<Kind>, body: Bytes, in_flight: usize) -> Self {
-        Self { client, kinds, body, in_flight, run: fastrand::u32(..), batches: 0 }
+        let (results, inbox) = (Results::Keep, client.nats().new_inbox());
+        Self { client, kinds, body, in_flight, results, inbox, run: fastrand::u32(..), batches: 0 }
+    }
+
+    /// What becomes of the results; they are kept if nothing is said.
+    pub(crate) fn results(self, results: Results) -> Self {
+        Self { results, ..self }
     }
 
     /// Publishes as fast as the confirmations allow. The result is tasks a second, from the first publish to
@@ -69,19 +89,22 @@ impl Load {
     }
 
     /// A new batch, whose results are listened for before its first task goes out.
-    async fn begin(&mut self, tasks: usize) -> anyhow::Result<(String, Results)> {
+    async fn begin(&mut self, tasks: usize) -> anyhow::Result<(String, Arrivals)> {
         self.batches += 1;
         let batch = format!("{:08x}-{}-", self.run, self.batches);
-        let subjects = self.client.subjects();
+        let arriving = match self.results {
+            Results::Keep => self.client.subjects().results(),
+            Results::Discard => format!("{}.*", self.inbox),
+        };
         let subscriber =
-            self.client.nats().subscribe(subjects.results()).await.context("failed to listen for results")?;
+            self.client.nats().subscribe(arriving.clone()).await.context("failed to listen for results")?;
         // A subscription counts when the server has it, and only a round trip tells.
         self.client.jetstream().query_account().await.context("failed to reach JetStream")?;
-        let prefix = subjects.results().replace('*', &batch);
+        let prefix = arriving.replace('*', &batch);
         let collector = Collector { subscriber, prefix, body: self.body.clone(), arrivals: vec![None; tasks] };
         let mut collecting = JoinSet::new();
         collecting.spawn(collector.collect());
-        Ok((batch, Results { collecting }))
+        Ok((batch, Arrivals { collecting }))
     }
 
     async fn publish_at_once(&self, batch: &str, tasks: usize) -> anyhow::Result<()> {
@@ -125,18 +148,23 @@ impl Load {
     ) -> anyhow::Result<impl Future<Output = Result<u64, SubmitError>> + use<>> {
         let kind = self.kinds[number % self.kinds.len()].clone();
         let id = TaskId::new(format!("{batch}{number}"))?;
-        let (priority, headers, body) = (Priority::Normal, HeaderMap::new(), self.body.clone());
+        let (priority, body) = (Priority::Normal, self.body.clone());
+        let mut headers = HeaderMap::new();
+        if self.results == Results::Discard {
+            headers.insert(header::RESULT, "discard");
+            headers.insert(header::REPLY_TO, format!("{}.{batch}{number}", self.inbox));
+        }
         let task = NewTask { kind, priority, id, headers, body };
         Ok(self.client.send(&task).await?.stored())
     }
 }
 
 /// The results of a batch, collected by a task of their own.
-struct Results {
+struct Arrivals {
     collecting: JoinSet<anyhow::Result<Vec<Instant>>>,
 }
 
-impl Results {
+impl Arrivals {
     /// When each of them arrived, by the number of the task.
     async fn all(mut self) -> anyhow::Result<Vec<Instant>> {
         self.collecting.join_next().await.context("nobody collects the results")?.context("the collector broke")?

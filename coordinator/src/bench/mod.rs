@@ -19,9 +19,10 @@ use shared::connect::{Patience, Settings};
 use shared::{Client, Kind};
 use tokio::signal::unix::{SignalKind, signal};
 
-pub use load::LatencyHistogram;
+pub use load::{LatencyHistogram, Results};
 pub use machine::Machine;
-pub use report::{Latency, LatencyRound, Report, Throughput};
+pub use process::Processes;
+pub use report::{Cpu, Latency, LatencyRound, Report, Throughput};
 
 use load::Load;
 use raw::RawPath;
@@ -52,6 +53,8 @@ pub struct Plan {
     pub kinds: Vec<Kind>,
     /// Tasks that stay queued meanwhile, of a kind that nobody can do.
     pub stuck: usize,
+    /// What becomes of the results.
+    pub results: Results,
     /// Whether the raw path is left out.
     pub skip_raw: bool,
     /// The mesh that was started for the measurement; absent if it was there already.
@@ -67,6 +70,8 @@ pub struct LocalAgents {
     pub slots: u32,
     /// Kinds that they can do besides those that are measured.
     pub known_kinds: u32,
+    /// Whether the broker has each message on the disk before it confirms it.
+    pub sync_always: bool,
 }
 
 /// Ctrl-C, or a request to end, came before the measurement was complete.
@@ -81,12 +86,19 @@ pub(crate) struct Figures {
     pub(crate) rates: Vec<f64>,
     /// Latency in nanoseconds.
     pub(crate) latencies: Vec<LatencyHistogram>,
+    /// Microseconds of CPU for each task, by whose they were; for each round of the throughput.
+    pub(crate) cpu: Vec<Vec<(&'static str, f64)>>,
 }
 
 /// Measures the mesh that the connection leads to, in turns with a plain one (on which one kind is known and
 /// nothing else is queued) if there is one. What it makes for the raw path is deleted again, whatever happens; the
 /// results of the mesh's own path stay as long as its stream keeps them.
-pub async fn run(plan: &Plan, connection: &Settings, plain: Option<&Settings>) -> anyhow::Result<Report> {
+pub async fn run(
+    plan: &Plan,
+    connection: &Settings,
+    plain: Option<&Settings>,
+    processes: &Processes,
+) -> anyhow::Result<Report> {
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let machine = Machine::here();
@@ -104,7 +116,7 @@ pub async fn run(plan: &Plan, connection: &Settings, plain: Option<&Settings>) -
     };
 
     let measured = tokio::select! {
-        measured = measure(plan, client, raw_client, plain_client) => measured,
+        measured = measure(plan, processes, client, raw_client, plain_client) => measured,
         _ = interrupt.recv() => Err(Interrupted.into()),
         _ = terminate.recv() => Err(Interrupted.into()),
     };
@@ -122,13 +134,20 @@ pub(crate) struct Measured {
     pub(crate) plain: Option<Figures>,
 }
 
-async fn measure(plan: &Plan, mesh: Client, raw: Option<Client>, plain: Option<Client>) -> anyhow::Result<Measured> {
+async fn measure(
+    plan: &Plan,
+    processes: &Processes,
+    mesh: Client,
+    raw: Option<Client>,
+    plain: Option<Client>,
+) -> anyhow::Result<Measured> {
     let body = Bytes::from(vec![b'x'; plan.size]);
-    let load = |client, kinds: &[Kind]| Load::new(client, kinds.to_vec(), body.clone(), plan.in_flight);
+    let load =
+        |client, kinds: &[Kind]| Load::new(client, kinds.to_vec(), body.clone(), plan.in_flight).results(plan.results);
     load(mesh.clone(), &[stuck_kind()]).publish_only(plan.stuck).await?;
-    let mut mesh = Path::new("mesh", load(mesh, &plan.kinds));
-    let mut raw = raw.map(|client| Path::new("raw path", load(client, &plan.kinds)));
-    let mut plain = plain.map(|client| Path::new("plain mesh", load(client, &plan.kinds[..1])));
+    let mut mesh = Path::new("mesh", load(mesh, &plan.kinds), processes.of_mesh());
+    let mut raw = raw.map(|client| Path::new("raw path", load(client, &plan.kinds), processes.of_raw_path()));
+    let mut plain = plain.map(|client| Path::new("plain mesh", load(client, &plan.kinds[..1]), Vec::new()));
     for path in raw.iter_mut().chain(&mut plain).chain([&mut mesh]) {
         path.warm_up(plan).await?;
     }
@@ -155,12 +174,14 @@ fn stuck_kind() -> Kind {
 struct Path {
     name: &'static str,
     load: Load,
+    /// Whose CPU time is counted.
+    parts: Vec<process::Part>,
     figures: Figures,
 }
 
 impl Path {
-    fn new(name: &'static str, load: Load) -> Self {
-        Self { name, load, figures: Figures::default() }
+    fn new(name: &'static str, load: Load, parts: Vec<process::Part>) -> Self {
+        Self { name, load, parts, figures: Figures::default() }
     }
 
     async fn warm_up(&mut self, plan: &Plan) -> anyhow::Result<()> {
@@ -172,10 +193,18 @@ impl Path {
     }
 
     async fn measure_throughput(&mut self, plan: &Plan, round: usize) -> anyhow::Result<()> {
+        let before = self.parts.iter().map(process::Part::used).collect::<anyhow::Result<Vec<_>>>()?;
         let rate = self.load.throughput(plan.tasks).await?;
+        // Acknowledgements are still on their way; they are part of the price.
+        tokio::time::sleep(PAUSE).await;
+        let mut cpu = Vec::new();
+        for (part, before) in self.parts.iter().zip(before) {
+            let used = part.used()?.saturating_sub(before);
+            cpu.push((part.name, used.as_secs_f64() * 1e6 / plan.tasks.max(1) as f64));
+        }
+        self.figures.cpu.push(cpu);
         eprintln!("throughput, round {round} of {}: {} {rate:.0} tasks/s", plan.rounds, self.name);
         self.figures.rates.push(rate);
-        tokio::time::sleep(PAUSE).await;
         Ok(())
     }
 

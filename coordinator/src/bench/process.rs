@@ -10,6 +10,54 @@ pub(crate) struct Measured {
     pid: u32,
 }
 
+/// The processes of a mesh on this machine, by their ids; none if they are elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct Processes {
+    /// The NATS servers.
+    pub brokers: Vec<u32>,
+    /// The coordinators.
+    pub coordinators: Vec<u32>,
+    /// The agents.
+    pub agents: Vec<u32>,
+}
+
+/// Processes whose CPU time is counted together.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    /// What they are called together.
+    pub(crate) name: &'static str,
+    processes: Vec<Measured>,
+}
+
+impl Processes {
+    /// Who works on a task of the mesh.
+    pub(crate) fn of_mesh(&self) -> Vec<Part> {
+        let parts = [("broker", &self.brokers), ("coordinator", &self.coordinators), ("agents", &self.agents)];
+        self.with_us(parts.to_vec(), "client")
+    }
+
+    /// Who works on a task of the raw path, whose forwarder and worker are in this process.
+    pub(crate) fn of_raw_path(&self) -> Vec<Part> {
+        self.with_us(vec![("broker", &self.brokers)], "forwarder, worker and client")
+    }
+
+    fn with_us(&self, parts: Vec<(&'static str, &Vec<u32>)>, us: &'static str) -> Vec<Part> {
+        if self.brokers.is_empty() {
+            return Vec::new();
+        }
+        let own = vec![std::process::id()];
+        let all = parts.into_iter().chain([(us, &own)]);
+        all.map(|(name, pids)| Part { name, processes: pids.iter().copied().map(Measured::new).collect() }).collect()
+    }
+}
+
+impl Part {
+    /// The time that all of them have run so far.
+    pub(crate) fn used(&self) -> anyhow::Result<Duration> {
+        self.processes.iter().map(|process| process.mark().map(|mark| mark.cpu)).sum()
+    }
+}
+
 /// CPU time of a process up to a moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {

@@ -171,13 +171,16 @@ async fn forward(nats: async_nats::Client, mut tasks: pull::Stream, inbox: Strin
         let mut headers = HeaderMap::new();
         headers.insert(ACK_HEADER, ack.as_str());
         headers.insert(header::TASK, id);
+        if let Some(reply_to) = task.headers.as_ref().and_then(|headers| headers.get(header::REPLY_TO)) {
+            headers.insert(header::REPLY_TO, reply_to.clone());
+        }
         if nats.publish_with_headers(inbox.clone(), headers, task.payload).await.is_err() {
             return;
         }
     }
 }
 
-/// The way back: records each result, then acks its task.
+/// The way back: records each result, or sends it where it is wanted instead, then acks its task.
 async fn settle(client: Client, mut done: Subscriber) {
     let places = Arc::new(Semaphore::new(SETTLING));
     let mut settling = JoinSet::new();
@@ -199,9 +202,14 @@ async fn settle_one(client: &Client, message: Message) -> anyhow::Result<()> {
     let mut headers = HeaderMap::new();
     headers.insert(header::TASK, get(header::TASK)?);
     headers.insert(header::OUTCOME, Outcome::Succeeded.as_str());
-    let subject = client.subjects().result(&TaskId::new(get(header::TASK)?)?);
-    let result = PublishMessage::build().headers(headers).expected_last_subject_sequence(0).payload(message.payload);
-    client.jetstream().send_publish(subject, result).await?.await?;
+    if let Ok(reply_to) = get(header::REPLY_TO) {
+        client.nats().publish_with_headers(reply_to.to_owned(), headers, message.payload).await?;
+    } else {
+        let subject = client.subjects().result(&TaskId::new(get(header::TASK)?)?);
+        let result =
+            PublishMessage::build().headers(headers).expected_last_subject_sequence(0).payload(message.payload);
+        client.jetstream().send_publish(subject, result).await?.await?;
+    }
     client.nats().request(get(ACK_HEADER)?.to_owned(), AckKind::Ack.into()).await?;
     Ok(())
 }

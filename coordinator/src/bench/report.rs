@@ -1,5 +1,7 @@
 //! What was found: the figures, how they compare, and what they were measured with.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use shared::connect::Settings;
 
@@ -13,6 +15,8 @@ pub struct Report {
     pub throughput: Throughput,
     /// From the publish to the result.
     pub latency: Latency,
+    /// CPU time of a task, where the processes are of this machine.
+    pub cpu: Cpu,
     /// What was measured.
     pub settings: Plan,
     /// The mesh that was measured.
@@ -48,6 +52,15 @@ pub struct Throughput {
     pub raw_rounds: Vec<f64>,
     /// Of the plain mesh, by round.
     pub plain_rounds: Vec<f64>,
+}
+
+/// Microseconds of CPU time for each task, by whose they are; medians of the rounds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Cpu {
+    /// Of the mesh.
+    pub mesh: BTreeMap<&'static str, f64>,
+    /// Of the raw path.
+    pub raw: BTreeMap<&'static str, f64>,
 }
 
 /// Milliseconds from the publish to the result at the client; medians of the rounds.
@@ -108,6 +121,7 @@ impl Report {
         Self {
             throughput: Throughput::new(mesh, raw.as_ref(), plain.as_ref()),
             latency: Latency::new(mesh, raw.as_ref()),
+            cpu: Cpu { mesh: cpu(mesh), raw: raw.as_ref().map(cpu).unwrap_or_default() },
             settings: plan.clone(),
             mesh: connection.mesh.to_string(),
             nats: connection.url_without_secrets(),
@@ -134,7 +148,14 @@ impl Report {
             row("latency p50, ms", 2, latency.p50_ms, latency.raw_p50_ms, latency.p50_ratio_to_raw),
             row("latency p99, ms", 2, latency.p99_ms, latency.raw_p99_ms, latency.p99_ratio_to_raw),
         ];
-        rows.into_iter().chain(plain).collect()
+        let sum = |parts: &BTreeMap<&str, f64>| (!parts.is_empty()).then(|| parts.values().sum::<f64>());
+        let cpu = sum(&self.cpu.mesh).map(|mesh| {
+            let raw = sum(&self.cpu.raw);
+            row("CPU of a task, µs", 1, mesh, raw, raw.map(|raw| mesh / raw))
+        });
+        let part = |(name, mesh): (&&str, &f64)| row(name, 1, *mesh, self.cpu.raw.get(name).copied(), None);
+        let parts = self.cpu.mesh.iter().map(part);
+        rows.into_iter().chain(plain).chain(cpu).chain(parts).collect()
     }
 }
 
@@ -177,6 +198,14 @@ impl Latency {
     }
 }
 
+fn cpu(figures: &Figures) -> BTreeMap<&'static str, f64> {
+    let mut rounds: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+    for (name, micros) in figures.cpu.iter().flatten() {
+        rounds.entry(name).or_default().push(*micros);
+    }
+    rounds.into_iter().map(|(name, micros)| (name, rounded(median(&micros)))).collect()
+}
+
 /// The middle one, or the mean of the two in the middle; 0 of none.
 fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
@@ -204,7 +233,7 @@ mod tests {
             histogram.record(ms * 1_000_000).unwrap();
             histogram
         };
-        Figures { rates: rates.to_vec(), latencies: millis.iter().map(histogram).collect() }
+        Figures { rates: rates.to_vec(), latencies: millis.iter().map(histogram).collect(), cpu: Vec::new() }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use shared::connect::Settings;
 use shared::{AgentId, Kind};
 
 use super::output;
-use crate::bench::{self, LocalAgents, Plan, Report, fleet};
+use crate::bench::{self, LocalAgents, Plan, Processes, Report, Results, fleet};
 use crate::local::{AgentSpec, Launcher, LocalMesh, Options, obtain};
 
 /// How long a mesh of its own may take to be ready.
@@ -69,6 +69,12 @@ pub struct Args {
     /// Measure in turns with a plain mesh beside it, which knows one kind and has nothing else queued.
     #[arg(long, requires = "local")]
     beside_plain: bool,
+    /// Whether results are recorded, or only sent to the client; the raw path does likewise.
+    #[arg(long, value_enum, default_value_t)]
+    results: Results,
+    /// Let the broker that --local starts have each message on the disk before it confirms it.
+    #[arg(long, requires = "local")]
+    sync_always: bool,
     /// Leave out the raw path, and with it the ratios.
     #[arg(long)]
     skip_raw: bool,
@@ -122,11 +128,13 @@ impl Args {
             rounds: self.rounds as usize,
             kinds: self.kinds()?,
             stuck: self.stuck as usize,
+            results: self.results,
             skip_raw: self.skip_raw,
             local: self.local.then_some(LocalAgents {
                 agents: self.agents,
                 slots: self.slots,
                 known_kinds: self.known_kinds,
+                sync_always: self.sync_always,
             }),
         })
     }
@@ -146,8 +154,11 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
         return measure_fleet(args).await;
     }
     let plan = args.plan()?;
-    let report =
-        if args.local { measure_local(&args, &plan).await? } else { bench::run(&plan, connection, None).await? };
+    let report = if args.local {
+        measure_local(&args, &plan).await?
+    } else {
+        bench::run(&plan, connection, None, &Processes::default()).await?
+    };
     if args.json {
         output::json(&report)?;
     } else {
@@ -227,7 +238,13 @@ async fn measure_started(args: &Args, plan: &Plan, data: &Path) -> anyhow::Resul
         true => Some(start(args, &plan.kinds[..1], &data.join("plain")).await?),
         false => None,
     };
-    let report = bench::run(plan, &settings(&mesh), plain.as_ref().map(settings).as_ref()).await;
+    let processes = Processes {
+        brokers: vec![mesh.broker().pid()],
+        coordinators: mesh.coordinators().iter().map(|coordinator| coordinator.process().pid()).collect(),
+        agents: mesh.agents().iter().map(|agent| agent.process().pid()).collect(),
+    };
+    let plain_settings = plain.as_ref().map(settings);
+    let report = bench::run(plan, &settings(&mesh), plain_settings.as_ref(), &processes).await;
     for mesh in plain.into_iter().chain([mesh]) {
         mesh.stop().await;
     }
@@ -238,6 +255,7 @@ async fn start(args: &Args, kinds: &[Kind], data_dir: &Path) -> anyhow::Result<L
     let nats_server = obtain(args.nats_server.as_deref(), |said| eprintln!("{said}")).await?;
     let launcher = Launcher::current().context("failed to find our own executable")?;
     let mut options = Options::new(launcher, nats_server, data_dir);
+    options.broker.sync_always = args.sync_always;
     let config = agent_config(kinds);
     for number in 1..=args.agents {
         options.agents.push(AgentSpec::new(AgentId::new(format!("agent-{number}"))?, args.slots, &config));
