@@ -41,6 +41,8 @@ pub(crate) struct Load {
     body: Bytes,
     in_flight: usize,
     results: Results,
+    /// How many tasks are submitted together.
+    together: usize,
     /// What the subjects begin with that copies of results are wanted at.
     inbox: String,
     run: u32,
@@ -51,7 +53,12 @@ impl Load {
     /// A load of tasks with this body, spread over the kinds.
     pub(crate) fn new(client: Client, kinds: Vec<Kind>, body: Bytes, in_flight: usize) -> Self {
         let (results, inbox) = (Results::Keep, client.nats().new_inbox());
-        Self { client, kinds, body, in_flight, results, inbox, run: fastrand::u32(..), batches: 0 }
+        Self { client, kinds, body, in_flight, results, together: 1, inbox, run: fastrand::u32(..), batches: 0 }
+    }
+
+    /// So many tasks are submitted together while throughput is measured; each by itself if nothing is said.
+    pub(crate) fn together(self, together: usize) -> Self {
+        Self { together, ..self }
     }
 
     /// What becomes of the results; they are kept if nothing is said.
@@ -108,12 +115,36 @@ impl Load {
     }
 
     async fn publish_at_once(&self, batch: &str, tasks: usize) -> anyhow::Result<()> {
+        if self.together > 1 {
+            return self.publish_together(batch, tasks).await;
+        }
         let mut confirmations = FuturesUnordered::new();
         for number in 0..tasks {
             if confirmations.len() >= self.in_flight {
                 confirmations.next().await.transpose()?;
             }
             confirmations.push(self.publish(batch, number).await?);
+        }
+        while let Some(confirmed) = confirmations.next().await {
+            confirmed?;
+        }
+        Ok(())
+    }
+
+    /// The same in batches; as many of them are on their way as make up what may be unconfirmed at once.
+    async fn publish_together(&self, batch: &str, tasks: usize) -> anyhow::Result<()> {
+        let mut confirmations = FuturesUnordered::new();
+        let most = self.in_flight.div_ceil(self.together);
+        for first in (0..tasks).step_by(self.together) {
+            if confirmations.len() >= most {
+                confirmations.next().await.transpose()?;
+            }
+            let numbers = first..(first + self.together).min(tasks);
+            let group = numbers.map(|number| self.task(batch, number)).collect::<anyhow::Result<Vec<_>>>()?;
+            confirmations.push(async move {
+                let stored = self.client.submit_together(&group).await;
+                stored.into_iter().collect::<Result<Vec<u64>, SubmitError>>()
+            });
         }
         while let Some(confirmed) = confirmations.next().await {
             confirmed?;
@@ -146,6 +177,10 @@ impl Load {
         batch: &str,
         number: usize,
     ) -> anyhow::Result<impl Future<Output = Result<u64, SubmitError>> + use<>> {
+        Ok(self.client.send(&self.task(batch, number)?).await?.stored())
+    }
+
+    fn task(&self, batch: &str, number: usize) -> anyhow::Result<NewTask> {
         let kind = self.kinds[number % self.kinds.len()].clone();
         let id = TaskId::new(format!("{batch}{number}"))?;
         let (priority, body) = (Priority::Normal, self.body.clone());
@@ -154,8 +189,7 @@ impl Load {
             headers.insert(header::RESULT, "discard");
             headers.insert(header::REPLY_TO, format!("{}.{batch}{number}", self.inbox));
         }
-        let task = NewTask { kind, priority, id, headers, body };
-        Ok(self.client.send(&task).await?.stored())
+        Ok(NewTask { kind, priority, id, headers, body })
     }
 }
 

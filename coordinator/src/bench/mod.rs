@@ -55,6 +55,8 @@ pub struct Plan {
     pub stuck: usize,
     /// What becomes of the results.
     pub results: Results,
+    /// How many tasks the mesh's client submits together; the raw path's always sends each by itself.
+    pub together: usize,
     /// Whether the raw path is left out.
     pub skip_raw: bool,
     /// The mesh that was started for the measurement; absent if it was there already.
@@ -145,7 +147,7 @@ async fn measure(
     let load =
         |client, kinds: &[Kind]| Load::new(client, kinds.to_vec(), body.clone(), plan.in_flight).results(plan.results);
     load(mesh.clone(), &[stuck_kind()]).publish_only(plan.stuck).await?;
-    let mut mesh = Path::new("mesh", load(mesh, &plan.kinds), processes.of_mesh());
+    let mut mesh = Path::new("mesh", load(mesh, &plan.kinds).together(plan.together), processes.of_mesh());
     let mut raw = raw.map(|client| Path::new("raw path", load(client, &plan.kinds), processes.of_raw_path()));
     let mut plain = plain.map(|client| Path::new("plain mesh", load(client, &plan.kinds[..1]), Vec::new()));
     for path in raw.iter_mut().chain(&mut plain).chain([&mut mesh]) {

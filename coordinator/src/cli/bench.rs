@@ -72,6 +72,9 @@ pub struct Args {
     /// Whether results are recorded, or only sent to the client; the raw path does likewise.
     #[arg(long, value_enum, default_value_t)]
     results: Results,
+    /// Submit so many tasks together in an atomic batch while throughput is measured. The raw path sends each by itself.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=500))]
+    together: u32,
     /// Let the broker that --local starts have each message on the disk before it confirms it.
     #[arg(long, requires = "local")]
     sync_always: bool,
@@ -129,6 +132,7 @@ impl Args {
             kinds: self.kinds()?,
             stuck: self.stuck as usize,
             results: self.results,
+            together: self.together as usize,
             skip_raw: self.skip_raw,
             local: self.local.then_some(LocalAgents {
                 agents: self.agents,

@@ -26,6 +26,8 @@ pub(super) enum Topic {
     Confirm,
     /// The record of a result.
     Record,
+    /// The record of several results at once.
+    Batch,
     /// The record of a dead letter.
     Bury,
     /// The acknowledgement of a task.
@@ -45,11 +47,12 @@ pub(super) enum Topic {
 }
 
 impl Topic {
-    const ALL: [Topic; 12] = [
+    const ALL: [Topic; 13] = [
         Topic::Pull,
         Topic::LookUp,
         Topic::Confirm,
         Topic::Record,
+        Topic::Batch,
         Topic::Bury,
         Topic::Ack,
         Topic::Remove,
@@ -66,6 +69,7 @@ impl Topic {
             Topic::LookUp => "look",
             Topic::Confirm => "conf",
             Topic::Record => "rec",
+            Topic::Batch => "batch",
             Topic::Bury => "bury",
             Topic::Ack => "ack",
             Topic::Remove => "rm",
@@ -119,6 +123,11 @@ impl Node {
             Topic::Record => {
                 if let Ok(sequence) = sequence() {
                     self.on_recorded(sequence, Recorded::parse(message.status, &message.payload)).await;
+                }
+            }
+            Topic::Batch => {
+                if let Ok(number) = about.parse() {
+                    self.on_batch_recorded(number, Recorded::parse(message.status, &message.payload)).await;
                 }
             }
             Topic::Bury => {

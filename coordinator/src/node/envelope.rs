@@ -1,5 +1,7 @@
 //! What the leader holds of a task besides what the scheduler knows: the message itself, and how far its settling is.
 
+use std::time::Instant;
+
 use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
@@ -28,6 +30,8 @@ pub(crate) struct Envelope {
     pub(crate) lane: Option<LaneKey>,
     pub(crate) stage: Stage,
     pub(crate) settlement: Option<Box<Settlement>>,
+    /// Since when its result is on its way by itself, and beside how many others.
+    pub(crate) recording: Option<(Instant, u32)>,
     /// The handler's output.
     pub(crate) output: Bytes,
     /// Whether somebody wanted the task to end before the scheduler had it.

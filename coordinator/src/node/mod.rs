@@ -12,6 +12,7 @@ mod envelope;
 mod history;
 mod known;
 mod lanes;
+mod records;
 mod settle;
 mod tasks;
 
@@ -43,6 +44,7 @@ use envelope::{Envelope, Stage};
 use history::Unremembered;
 use known::KnownIds;
 use lanes::{Keeper, Lanes};
+use records::Records;
 
 /// Messages taken at once from a subscription before orders are carried out.
 const TURN: usize = 256;
@@ -127,6 +129,7 @@ struct Reign {
     /// Questions whose answers are awaited, the oldest first.
     awaited: VecDeque<(Instant, Sequence, Stage)>,
     lanes: Lanes,
+    records: Records,
     /// Histories of attempts whose record is not answered yet.
     unremembered: Unremembered,
     known: KnownIds,
@@ -285,6 +288,7 @@ impl Node {
             self.maintain().await;
         }
         self.carry_out().await;
+        self.send_records_together().await;
         self.confirm_settled().await;
         self.pull().await;
     }
@@ -411,6 +415,7 @@ impl Node {
             envelopes: FxHashMap::default(),
             awaited: VecDeque::new(),
             lanes: Lanes::new(self.subjects.clone(), epoch, jobs),
+            records: Records::default(),
             unremembered: Unremembered::default(),
             known: KnownIds::default(),
             known_complete: false,
@@ -559,6 +564,7 @@ impl Node {
     /// Before it stops: what is being recorded or removed is given a moment to be so.
     async fn finish_turn(&mut self) {
         self.carry_out().await;
+        self.send_records_together().await;
         self.confirm_settled().await;
         let _ = tokio::time::timeout(Duration::from_millis(200), self.nats.flush()).await;
     }

@@ -47,20 +47,13 @@ impl Node {
         self.send_record(sequence).await;
     }
 
-    async fn send_record(&mut self, sequence: Sequence) {
-        let Some(id) = self.enter(sequence, Stage::Recording) else { return };
-        let Some(envelope) = self.reign.as_ref().and_then(|reign| reign.envelopes.get(&sequence)) else { return };
-        let Some(settlement) = &envelope.settlement else { return };
-        let mut headers = result_headers(settlement);
-        headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
-        let (subject, reply) = (self.subjects.result(&id), self.reply_to(Topic::Record, sequence));
-        let output = envelope.output.clone();
-        self.publish(subject, Some(reply), Some(headers), output).await;
-    }
-
     pub(super) async fn on_recorded(&mut self, sequence: Sequence, recorded: Recorded) {
         let Some(reign) = &mut self.reign else { return };
         let Some(envelope) = reign.envelopes.get_mut(&sequence).filter(|e| e.stage == Stage::Recording) else { return };
+        if let Some((since, beside)) = envelope.recording.take() {
+            let now = Instant::now();
+            reign.records.came_alone(beside, now.duration_since(since), now);
+        }
         match recorded {
             // It is put again when the answer has been out too long.
             Recorded::Unknown => return debug!(%sequence, "the broker did not take a result"),
@@ -198,12 +191,12 @@ impl Node {
         }
     }
 
-    fn stage_of(&self, sequence: Sequence) -> Option<Stage> {
+    pub(super) fn stage_of(&self, sequence: Sequence) -> Option<Stage> {
         Some(self.reign.as_ref()?.envelopes.get(&sequence)?.stage)
     }
 
     /// Notes that an answer is awaited now.
-    fn enter(&mut self, sequence: Sequence, stage: Stage) -> Option<shared::TaskId> {
+    pub(super) fn enter(&mut self, sequence: Sequence, stage: Stage) -> Option<shared::TaskId> {
         let reign = self.reign.as_mut()?;
         let envelope = reign.envelopes.get_mut(&sequence)?;
         envelope.stage = stage;
@@ -231,7 +224,7 @@ impl Node {
         for (sequence, stage) in late {
             match stage {
                 Stage::LookingUp => self.look_up(sequence).await,
-                Stage::Recording => self.send_record(sequence).await,
+                Stage::Recording => self.send_record_alone(sequence).await,
                 Stage::Burying => self.bury(sequence).await,
                 Stage::Removing => self.remove(sequence).await,
                 Stage::Held => {}

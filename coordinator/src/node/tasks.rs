@@ -114,6 +114,7 @@ impl Node {
             lane,
             stage,
             settlement: None,
+            recording: None,
             output: bytes::Bytes::new(),
             cancel_wanted,
             delivery: delivery.ok().map(Box::new),
