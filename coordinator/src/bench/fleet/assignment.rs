@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_quantile_is_told_by_the_bound_above_it() {
-        let (before, after) = (parse(&exposition([50, 60, 60])).unwrap(), parse(&exposition([100, 158, 160])).unwrap());
+        let (before, after) = (parse(&exposition([50, 60, 60])).unwrap(), parse(&exposition([100, 159, 160])).unwrap());
 
         let latency = after.since(&before);
 
