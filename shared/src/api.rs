@@ -1,7 +1,13 @@
-//! What the control service answers: the same shapes over NATS (`hive.api.<noun>.<verb>`), REST and `--json`.
+//! What the control service is asked and answers: the same shapes over NATS (`hive.api.<noun>.<verb>`), REST and
+//! `--json`.
 //!
-//! Requests and answers are JSON. An error is an object with `error` and comes with the headers
-//! `Nats-Service-Error` and `Nats-Service-Error-Code` of NATS micro services.
+//! Requests and answers are JSON. An error over NATS has no body and the headers `Nats-Service-Error` and
+//! `Nats-Service-Error-Code` of NATS micro services; over HTTP it is RFC 9457 problem details. With the feature `schema`
+//! each type describes itself as a JSON Schema.
+
+pub mod ask;
+pub mod list;
+pub mod submit;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +20,7 @@ use crate::quantity::{Countables, Resources};
 
 /// A list: the same envelope everywhere.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct List<T> {
     /// The things listed.
     pub items: Vec<T>,
@@ -21,6 +28,7 @@ pub struct List<T> {
 
 /// How an agent is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AgentState {
     /// It has said hello and not beaten yet.
@@ -69,6 +77,7 @@ impl std::fmt::Display for AgentState {
 
 /// An agent, as `agent.list` and `GET /v1/agents` show it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Agent {
     /// Who it is.
     pub id: AgentId,
@@ -119,6 +128,7 @@ pub struct Agent {
 
 /// How far a task is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum TaskState {
     /// In the stream; the coordinator has not fetched it yet.
@@ -151,6 +161,7 @@ impl std::fmt::Display for TaskState {
 
 /// A task, as `task.get` and `task.list` show it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Task {
     /// Which one.
     pub id: TaskId,
@@ -188,6 +199,7 @@ pub struct Task {
 
 /// Why a task is where it is, as `task.why` shows it: worked out by the code that places tasks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Explanation {
     /// In one sentence.
     pub summary: String,
@@ -215,6 +227,7 @@ pub struct Explanation {
 
 /// A filter, and the agents that it kept a task from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FilterStep {
     /// Which one: `state`, `labels`, `size`, `pressure`, `busy`, `ejected`, `kept`, `empty`, `slots`, `generalist`,
     /// `share` or `reserved`.
@@ -227,6 +240,7 @@ pub struct FilterStep {
 
 /// An agent that nearly could take a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NearMiss {
     /// Which one.
     pub agent: AgentId,
@@ -238,6 +252,7 @@ pub struct NearMiss {
 
 /// What goes before a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ahead {
     /// Tasks that ask for the same, and came before it or are more urgent.
     pub in_line: u64,
@@ -247,6 +262,7 @@ pub struct Ahead {
 
 /// Why an agent got a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Chosen {
     /// The agent.
     pub agent: String,
@@ -265,6 +281,7 @@ pub struct Chosen {
 
 /// The agent that would have got a task otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RunnerUp {
     /// The agent.
     pub agent: String,
@@ -274,6 +291,7 @@ pub struct RunnerUp {
 
 /// What waits and runs of one kind, as `queue.list` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Queue {
     /// The kind.
     pub kind: Kind,
@@ -287,10 +305,14 @@ pub struct Queue {
     pub agents: u32,
     /// How its tasks are placed.
     pub strategy: String,
+    /// Whether none of its tasks is fetched or started; what runs goes on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
 }
 
 /// What waits and runs of one kind, and the settings that hold for it, as `queue.get` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct QueueSettings {
     /// What waits and runs of it; `stored` is not looked up.
     #[serde(flatten)]
@@ -301,6 +323,7 @@ pub struct QueueSettings {
 
 /// What is used of what is reserved of what there is, as `resource.list` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ResourceUse {
     /// Slots of the agents that get work, and how many of them are taken.
     pub slots: SlotUse,
@@ -316,6 +339,7 @@ pub struct ResourceUse {
 
 /// Slots, and how many are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SlotUse {
     /// How many there are.
     pub slots: u64,
@@ -329,6 +353,7 @@ pub struct SlotUse {
 
 /// A resource: how much there is, is reserved and is used, each in the unit of [`crate::Resources`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ResourceAmounts {
     /// `cpu`, `memory`, `disk`, `network`, or the name of a countable one.
     pub resource: String,
@@ -343,6 +368,7 @@ pub struct ResourceAmounts {
 
 /// What is used of what is reserved of what an agent has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AgentUse {
     /// The agent.
     pub agent: AgentId,
@@ -356,6 +382,7 @@ pub struct AgentUse {
 
 /// What attempts of a kind have used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KindUse {
     /// The kind.
     pub kind: Kind,
@@ -371,6 +398,7 @@ pub struct KindUse {
 
 /// What one attempt uses of a resource, over all that were measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UseOfOne {
     /// `cpu` (the mean while an attempt runs) or `memory` (the most it had at a time).
     pub resource: String,
@@ -389,6 +417,7 @@ pub struct UseOfOne {
 
 /// Tasks that no present agent could ever run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UnmetDemand {
     /// Their kind.
     pub kind: Kind,
@@ -408,6 +437,7 @@ pub struct UnmetDemand {
 
 /// Which way an allocation is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Finding {
     /// Less is reserved or offered than is used.
@@ -435,6 +465,7 @@ impl std::fmt::Display for Finding {
 /// A suggestion with its evidence, as `resource.recommend` shows it: to reserve more or less for a kind, or to offer more
 /// or fewer slots on an agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Recommendation {
     /// The kind it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -474,6 +505,7 @@ pub struct Recommendation {
 
 /// What `resource.apply` has changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Applied {
     /// The kind.
     pub kind: Kind,
@@ -485,6 +517,7 @@ pub struct Applied {
 
 /// What `resource.apply` is asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Apply {
     /// The kind.
@@ -499,6 +532,7 @@ pub struct Apply {
 
 /// Somebody whom work is for, as `tenant.list` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tenant {
     /// Its name; empty for tasks that name none.
     pub name: String,
@@ -516,6 +550,7 @@ pub struct Tenant {
 
 /// The mesh at a glance, as `mesh.status` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Mesh {
     /// Name of the mesh.
     pub mesh: String,
@@ -546,6 +581,7 @@ pub struct Mesh {
 
 /// A dead letter, as `dead.list` shows it: a task that failed for good or could not be run at all.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeadLetter {
     /// Its sequence in the stream of dead letters.
     pub id: u64,
@@ -580,6 +616,7 @@ pub struct DeadLetter {
 
 /// Which dead letters `dead.list` shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct DeadFilter {
     /// Only those of this kind.
@@ -588,25 +625,32 @@ pub struct DeadFilter {
     /// At most so many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
-    /// Only those older than the one with this id.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Only those older than the one with this id: the `next` of the page before.
+    #[serde(
+        rename = "cursor",
+        alias = "before",
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "number_or_digits"
+    )]
     pub before: Option<u64>,
 }
 
 /// A page of dead letters, the newest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeadPage {
     /// The dead letters.
     pub items: Vec<DeadLetter>,
     /// How many there are of what was asked for, on all pages.
     pub total: u64,
-    /// The `before` of the next page, if there is one.
+    /// The `cursor` of the next page, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<u64>,
 }
 
 /// A dead letter with what was submitted, as `dead.get` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeadLetterContent {
     /// What is known of it.
     #[serde(flatten)]
@@ -625,6 +669,7 @@ pub struct DeadLetterContent {
 
 /// Which dead letters are got, replayed or discarded: exactly one of `id`, `task`, `kind` and `all`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct DeadSelection {
     /// The one with this id; a number, or its digits as a text.
@@ -670,6 +715,7 @@ fn number_or_digits<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result
 
 /// What `dead.replay` has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Replays {
     /// What was submitted again; its dead letters are gone.
     pub items: Vec<Replay>,
@@ -682,6 +728,7 @@ pub struct Replays {
 
 /// A dead letter that was replayed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Replay {
     /// The dead letter's id.
     pub id: u64,
@@ -695,6 +742,7 @@ pub struct Replay {
 
 /// A dead letter that was not replayed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ReplayRefusal {
     /// The dead letter's id.
     pub id: u64,
@@ -706,6 +754,7 @@ pub struct ReplayRefusal {
 
 /// What `dead.discard` has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Discarded {
     /// How many dead letters were removed.
     pub discarded: u64,
@@ -713,6 +762,7 @@ pub struct Discarded {
 
 /// Asks about one thing: `{"id": "…"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ById {
     /// Which one.
     pub id: String,
@@ -720,6 +770,7 @@ pub struct ById {
 
 /// Why an operation was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[error("{error}")]
 pub struct Refusal {
     /// What, where, and what to do instead.
@@ -730,6 +781,7 @@ pub struct Refusal {
 
 /// What an event says, in stream `HIVE_EVENTS` under `hive.event.<topic>.<what>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// When, RFC 3339 in UTC.
     pub time: String,

@@ -14,6 +14,8 @@ pub mod names;
 pub mod needs;
 pub mod quantity;
 pub mod role;
+#[cfg(feature = "schema")]
+mod schema;
 pub mod subject;
 pub mod task;
 

@@ -59,6 +59,7 @@ pub struct Hello {
 
 /// What an attempt needs, or has reserved.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Needed {
     /// Of what every host has; zero where nothing is said.
     #[serde(flatten)]

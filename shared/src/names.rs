@@ -108,6 +108,10 @@ name!(
     /// Names a mesh, so that several can share one NATS account. The first token of every subject.
     MeshName, "a mesh name", 32
 );
+name!(
+    /// A word of an event's subject: what it is about, or what happened.
+    Word, "a word of an event's subject", 64
+);
 
 impl Default for MeshName {
     fn default() -> Self {
@@ -145,6 +149,7 @@ pub(crate) fn excerpt(text: &str) -> String {
 /// How urgent a task is. Ordered: the most urgent first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Priority {
     /// Before everything else.
     Urgent,
@@ -198,6 +203,7 @@ macro_rules! number {
             Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
         )]
         #[serde(transparent)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(inline))]
         pub struct $name(pub u64);
 
         impl fmt::Display for $name {

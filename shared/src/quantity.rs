@@ -16,6 +16,7 @@ use crate::names::excerpt;
 /// An amount of each resource: what a task needs, or what an agent has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Resources {
     /// Thousandths of a CPU core.
     pub cpu_millis: u64,

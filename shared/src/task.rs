@@ -220,6 +220,7 @@ fn parse_discard(text: &str) -> Result<bool, String> {
 /// How a task ended. It ends once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Outcome {
     /// An attempt did the work; the result's body is its output.
     Succeeded,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use compact_str::{CompactString, ToCompactString as _};
 use shared::message::{AttemptRef, Held};
 use shared::task::{AttemptOutcome, Backoff};
-use shared::{AgentId, Outcome, Priority, TaskId, Used};
+use shared::{AgentId, Kind, Outcome, Priority, TaskId, Used};
 
 use crate::event::{Action, Actions, Delivery, Done, Notice, Sequence, Settlement, Unreadable};
 use crate::history::History;
@@ -229,6 +229,26 @@ impl Scheduler {
             }
             State::Settling { .. } => {}
         }
+    }
+
+    /// Ends every task of a kind that is fetched and does not run, the oldest first.
+    pub(crate) fn kind_purged(&mut self, kind: &Kind, actions: &mut Actions) {
+        for sequence in self.unrun_of(kind) {
+            let error = Some("its queue was purged".to_compact_string());
+            self.settle_unrun(sequence, Outcome::Cancelled, error, actions);
+        }
+    }
+
+    /// The tasks of a kind that are fetched and do not run, the oldest first.
+    pub fn unrun_of(&self, kind: &Kind) -> Vec<Sequence> {
+        let Some(key) = self.kinds.find(kind) else { return Vec::new() };
+        let is_meant = |task: &Task| {
+            task.demand.kind == key && task.delivered && matches!(task.state, State::Waiting | State::BackingOff)
+        };
+        let meant = self.tasks.iter().filter(|(_, task)| is_meant(task)).map(|(sequence, _)| sequence);
+        let mut meant: Vec<Sequence> = meant.collect();
+        meant.sort_unstable();
+        meant
     }
 
     pub(crate) fn attempt_done(&mut self, id: &AgentId, done: Done, now: Timestamp, actions: &mut Actions) {

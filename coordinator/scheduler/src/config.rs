@@ -37,6 +37,17 @@ pub struct Said {
     pub kinds: BTreeMap<String, KindConfig>,
     /// Of tenants, and `default`.
     pub tenants: BTreeMap<String, TenantConfig>,
+    /// Of agents.
+    pub agents: BTreeMap<String, AgentConfig>,
+}
+
+/// What is said of an agent while the mesh runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AgentConfig {
+    /// Whether it gets no work until somebody says otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub quarantined: bool,
 }
 
 /// How agents are compared.
@@ -288,6 +299,9 @@ impl Default for Liveness {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct KindConfig {
+    /// Whether none of its tasks is fetched or started; what runs goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
     /// How its tasks are placed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strategy: Option<Strategy>,
@@ -343,6 +357,8 @@ pub struct KindConfig {
 /// Settings of a kind, complete.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KindSettings {
+    /// Whether none of its tasks is fetched or started.
+    pub paused: bool,
     /// How its tasks are placed.
     pub strategy: Strategy,
     /// Labels that an agent should rather have, with their weights.
@@ -370,6 +386,7 @@ pub struct KindSettings {
 impl Default for KindSettings {
     fn default() -> Self {
         Self {
+            paused: false,
             strategy: Strategy::LeastConnections,
             prefer: BTreeMap::new(),
             spread_over: "zone".to_owned(),
@@ -456,6 +473,7 @@ impl Config {
 impl KindSettings {
     fn apply(&mut self, config: &KindConfig) {
         let Needed { resources, countable } = &mut self.reserved;
+        set(&mut self.paused, config.paused);
         set(&mut self.strategy, config.strategy);
         set(&mut self.packing, config.pack_by);
         self.max_running = config.max_running.or(self.max_running);
@@ -481,6 +499,7 @@ impl KindSettings {
     pub(crate) fn written(&self) -> KindConfig {
         let amount = |amount: u64| Some(amount).filter(|amount| *amount > 0);
         KindConfig {
+            paused: Some(self.paused).filter(|paused| *paused),
             strategy: Some(self.strategy),
             prefer: Some(self.prefer.clone()).filter(|prefer| !prefer.is_empty()),
             spread_over: Some(self.spread_over.clone()).filter(|_| self.strategy == Strategy::Spread),

@@ -8,7 +8,7 @@ use shared::task::AttemptOutcome;
 use shared::{AgentId, Epoch, Incarnation, Kind, Outcome, Priority, TaskId, TaskOptions, Used};
 
 use crate::Timestamp;
-use crate::config::{KindConfig, TenantConfig};
+use crate::config::{AgentConfig, KindConfig, TenantConfig};
 use crate::history::{End, History};
 
 /// A task's sequence in the task stream: what identifies a delivered message.
@@ -54,6 +54,11 @@ pub enum Event {
     TaskUnreadable(Unreadable),
     /// Somebody wants a task to end.
     TaskCancelled(Sequence),
+    /// Somebody wants every task of a kind to end that is fetched and does not run.
+    KindPurged(Kind),
+    /// Somebody has changed what is said of an agent: it takes the place of what was said before, and ends a quarantine
+    /// that it does not name.
+    AgentConfigured(AgentId, AgentConfig),
     /// Somebody has changed settings of a kind, or of `default`: what is said goes before what the configuration says, and
     /// takes the place of what was said before.
     KindConfigured(String, KindConfig),

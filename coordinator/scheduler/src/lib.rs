@@ -35,8 +35,8 @@ pub mod placement;
 pub mod scaling;
 
 pub use config::{
-    Config, KindConfig, KindSettings, Limits, Liveness, Overcommit, Placement, ResourceWeights, STEP_DOWN, Said,
-    TenantConfig,
+    AgentConfig, Config, KindConfig, KindSettings, Limits, Liveness, Overcommit, Placement, ResourceWeights, STEP_DOWN,
+    Said, TenantConfig,
 };
 pub use event::{Action, Actions, Delivery, Dispatch, Done, Event, Notice, Sequence, Settlement, Unreadable};
 pub use history::{End, History, HowEnded};

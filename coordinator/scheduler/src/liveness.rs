@@ -9,6 +9,7 @@ use shared::message::{AttemptRef, Beat, Bye, Held, HeldState, Hello, Needed, Rep
 use shared::{AgentId, Epoch};
 
 use crate::brake::{RETURN, Verdicts};
+use crate::config::AgentConfig;
 use crate::event::{Action, Actions, Dispatch, Notice, Sequence};
 use crate::kinds::KindKey;
 use crate::registry::{Agent, AgentKey};
@@ -61,6 +62,8 @@ impl Loss {
 impl Scheduler {
     pub(crate) fn agent_hello(&mut self, id: &AgentId, hello: &Hello, now: Timestamp, actions: &mut Actions) {
         let key = self.registry.find_or_add(id, now);
+        let set_aside = self.config.said.agents.get(id.as_str()).is_some_and(|said| said.quarantined);
+        self.registry.get_mut(key).set_aside = set_aside;
         let agent = self.registry.get(key);
         if hello.incarnation < agent.incarnation {
             return;
@@ -158,7 +161,7 @@ impl Scheduler {
         let state = match agent.state {
             _ if draining => AgentState::Stopping,
             AgentState::Stopping => AgentState::Stopping,
-            _ if agent.quarantined_until.is_some() => AgentState::Degraded,
+            _ if agent.is_quarantined() => AgentState::Degraded,
             _ => AgentState::Healthy,
         };
         let before = std::mem::replace(&mut agent.state, state);
@@ -207,11 +210,38 @@ impl Scheduler {
     fn end_quarantine(&mut self, key: AgentKey, actions: &mut Actions) {
         let agent = self.registry.get_mut(key);
         agent.quarantined_until = None;
+        if agent.set_aside {
+            return;
+        }
         if agent.state == AgentState::Degraded {
             agent.state = AgentState::Healthy;
         }
         let notice = Notice::agent("released", &agent.id);
         self.tell(notice, actions);
+        self.shares_changed(key);
+    }
+
+    /// Somebody wants an agent to get no work, or some again. What it has goes on.
+    pub(crate) fn agent_configured(&mut self, id: &AgentId, config: AgentConfig, actions: &mut Actions) {
+        self.config.said.agents.insert(id.to_string(), config);
+        let Some(key) = self.registry.find(id) else { return };
+        let agent = self.registry.get_mut(key);
+        let (was_quarantined, was_set_aside) = (agent.is_quarantined(), agent.set_aside);
+        agent.set_aside = config.quarantined;
+        if !config.quarantined {
+            if was_quarantined {
+                self.end_quarantine(key, actions);
+            }
+            return;
+        }
+        if matches!(agent.state, AgentState::Healthy) {
+            agent.state = AgentState::Degraded;
+        }
+        if !was_set_aside {
+            let notice =
+                Notice::agent("quarantined", id).detail("somebody wants it to get no work until it is resumed");
+            self.tell(notice, actions);
+        }
         self.shares_changed(key);
     }
 

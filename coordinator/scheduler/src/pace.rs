@@ -34,8 +34,8 @@ impl Unit {
 }
 
 impl Rate {
-    /// From one start to the next.
-    fn interval(self) -> Duration {
+    /// From one start to the next, at an even pace.
+    pub fn interval(self) -> Duration {
         Duration::from_secs_f64(self.unit.seconds() / self.count)
     }
 

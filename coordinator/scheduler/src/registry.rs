@@ -68,6 +68,8 @@ pub(crate) struct Agent {
     /// Until when it gets none, and how often that was so.
     pub(crate) quarantined_until: Option<Timestamp>,
     pub(crate) quarantines: u32,
+    /// Whether somebody has said that it gets none.
+    pub(crate) set_aside: bool,
     /// A task that runs alone, for which no other is given to the agent.
     pub(crate) kept_for: Option<Sequence>,
     pub(crate) report: Option<Report>,
@@ -129,6 +131,7 @@ impl Agent {
             losses: VecDeque::new(),
             quarantined_until: None,
             quarantines: 0,
+            set_aside: false,
             kept_for: None,
             report: None,
             in_flight_at_report: 0,
@@ -233,6 +236,11 @@ impl Agent {
     /// How many places in its slots and its queue are taken up.
     pub(crate) fn taken(&self) -> usize {
         self.in_flight.len() + self.overrun.len()
+    }
+
+    /// Whether it gets no work although it is well.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.quarantined_until.is_some() || self.set_aside
     }
 
     /// It was heard: what made it suspect is past.

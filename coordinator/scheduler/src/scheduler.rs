@@ -129,6 +129,8 @@ pub(crate) enum Timer {
 /// What keeps a task from being started although an agent may have room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
+    /// Nothing of the kind starts until somebody wants it to.
+    Paused(KindKey),
     /// So many of the kind run as may.
     KindRunning(KindKey, usize),
     /// So many of the tenant run as may.
@@ -143,7 +145,7 @@ impl Limit {
     /// When it lifts by itself, if it does.
     fn lifts(self) -> Option<(Timestamp, Timer)> {
         match self {
-            Limit::KindRunning(..) | Limit::TenantRunning(..) => None,
+            Limit::Paused(_) | Limit::KindRunning(..) | Limit::TenantRunning(..) => None,
             Limit::KindRate(kind, until) => Some((until, Timer::KindPace(kind))),
             Limit::TenantRate(tenant, until) => Some((until, Timer::TenantPace(tenant))),
         }
@@ -213,6 +215,8 @@ impl Scheduler {
             Event::TaskDelivered(delivery) => self.task_delivered(delivery, now, actions),
             Event::TaskUnreadable(unreadable) => self.task_unreadable(unreadable, actions),
             Event::TaskCancelled(sequence) => self.task_cancelled(sequence, actions),
+            Event::KindPurged(kind) => self.kind_purged(&kind, actions),
+            Event::AgentConfigured(agent, config) => self.agent_configured(&agent, config, actions),
             Event::KindConfigured(name, config) => self.kind_configured(name, config),
             Event::TenantConfigured(name, config) => self.tenant_configured(name, config),
             Event::AttemptDone(agent, done) => self.attempt_done(&agent, done, now, actions),
@@ -245,12 +249,23 @@ impl Scheduler {
         self.served_version
     }
 
-    /// Kinds that at least one agent can do that is not gone.
+    /// Kinds that are not paused, and that at least one agent can do that is not gone.
     pub fn served_kinds(&self) -> impl Iterator<Item = &Kind> {
         self.kinds
             .iter()
+            .filter(|entry| !entry.settings.paused)
             .filter(|entry| entry.agents.iter().any(|key| self.registry.get(*key).is_present()))
             .map(|entry| &entry.kind)
+    }
+
+    /// Whether nothing of the kind is to be fetched or started.
+    pub fn is_paused(&self, kind: &Kind) -> bool {
+        self.kinds.find(kind).map_or_else(|| self.config.kind(kind).paused, |key| self.kinds.get(key).settings.paused)
+    }
+
+    /// Whether it has just begun to lead, and finds out first what runs.
+    pub fn is_adopting(&self) -> bool {
+        self.adoption.is_some()
     }
 
     /// Tasks of a kind that have been fetched and not placed, by priority.
@@ -440,6 +455,9 @@ impl Scheduler {
     /// The limit that keeps the next task of a kind and a tenant from being started, if one does.
     pub(crate) fn limit_reached(&self, kind: KindKey, tenant: TenantKey, now: Timestamp) -> Option<Limit> {
         let (entry, owner) = (self.kinds.get(kind), self.tenants.get(tenant));
+        if entry.settings.paused {
+            return Some(Limit::Paused(kind));
+        }
         if let Some(most) = entry.settings.max_running.filter(|most| entry.running >= *most) {
             return Some(Limit::KindRunning(kind, most));
         }
@@ -645,6 +663,8 @@ impl Scheduler {
             let settings = self.config.kind(&self.kinds.get(key).kind);
             let kind = self.kinds.get_mut(key);
             if kind.settings != settings {
+                // What is paused is not fetched either.
+                self.served_version += u64::from(kind.settings.paused != settings.paused);
                 kind.settings = settings;
                 kind.standards = placement::Standards::default();
                 self.registry.drop_order(placement::Sort::Quality(key));

@@ -34,18 +34,35 @@ impl Scheduler {
         self.registry.find(id).map(|key| self.show_agent(self.registry.get(key), now))
     }
 
+    /// Whether somebody has said that an agent gets no work.
+    pub fn is_set_aside(&self, id: &AgentId) -> bool {
+        self.config.said.agents.get(id.as_str()).is_some_and(|said| said.quarantined)
+    }
+
     /// Tasks fetched and not settled, the oldest first.
     pub fn tasks(&self, now: Timestamp, test: impl Fn(&api::Task) -> bool, limit: usize) -> Vec<api::Task> {
-        let mut sequences: Vec<Sequence> = self.tasks.iter().map(|(sequence, _)| sequence).collect();
+        let shown = self.tasks_after(Sequence(0), now);
+        shown.map(|(_, task)| task).filter(test).take(limit).collect()
+    }
+
+    /// Tasks fetched and not settled whose messages come after this one, the oldest first.
+    pub fn tasks_after(&self, after: Sequence, now: Timestamp) -> impl Iterator<Item = (Sequence, api::Task)> {
+        let later = self.tasks.iter().map(|(sequence, _)| sequence).filter(|sequence| *sequence > after);
+        let mut sequences: Vec<Sequence> = later.collect();
         sequences.sort_unstable();
-        let shown = sequences.into_iter().filter_map(|sequence| Some(self.show_task(self.tasks.get(sequence)?, now)));
-        shown.filter(test).take(limit).collect()
+        let show = move |sequence| Some((sequence, self.show_task(self.tasks.get(sequence)?, now)));
+        sequences.into_iter().filter_map(show)
     }
 
     /// One task that is fetched and not settled.
     pub fn task(&self, id: &TaskId, now: Timestamp) -> Option<api::Task> {
         let task = self.tasks.get(self.tasks.find(id)?)?;
         Some(self.show_task(task, now))
+    }
+
+    /// Whether the task of this message is fetched, or known to run.
+    pub fn has(&self, sequence: Sequence) -> bool {
+        self.tasks.get(sequence).is_some()
     }
 
     /// The message of a task that is fetched and not settled.
@@ -71,6 +88,7 @@ impl Scheduler {
             running: 0,
             agents: 0,
             strategy: settings.strategy.as_str().to_owned(),
+            paused: settings.paused,
         });
         QueueView { queue, settings: settings.written() }
     }
@@ -126,6 +144,7 @@ impl Scheduler {
             running: entry.running as u64,
             agents: entry.agents.iter().filter(|key| self.registry.get(**key).is_present()).count() as u32,
             strategy: entry.settings.strategy.as_str().to_owned(),
+            paused: entry.settings.paused,
         }
     }
 

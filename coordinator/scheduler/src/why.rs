@@ -236,6 +236,10 @@ impl Scheduler {
         let wait =
             |until: Timestamp| humantime::format_duration(Duration::from_millis(until.since(now).as_millis() as u64));
         match limit {
+            Limit::Paused(kind) => {
+                let kind = &self.kinds.get(kind).kind;
+                format!("`{kind}` is paused: nothing of it starts before somebody resumes it (`queue.resume`)")
+            }
             Limit::KindRunning(kind, most) => {
                 format!("{most} of `{}` run, and no more may (`max-running` of the kind)", self.kinds.get(kind).kind)
             }
