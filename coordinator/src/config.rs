@@ -1,19 +1,18 @@
 //! The coordinator's settings: all components' in one file.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::store;
+use crate::{http, store};
 
 /// The settings of a coordinator, as its TOML file holds them.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// Where the API listens.
-    pub http: Http,
+    /// Where the API listens, and whom it lets in.
+    pub http: http::Config,
     /// The streams.
     pub streams: store::Config,
     /// When an agent counts as silent, and as lost.
@@ -26,20 +25,6 @@ pub struct Config {
     pub kinds: BTreeMap<String, scheduler::KindConfig>,
     /// Settings by tenant; `default` holds for what a tenant does not say itself.
     pub tenants: BTreeMap<String, scheduler::TenantConfig>,
-}
-
-/// Where the API listens.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Http {
-    /// Address and port; port 0 takes a free one.
-    pub address: SocketAddr,
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        Self { address: SocketAddr::from(([127, 0, 0, 1], 8080)) }
-    }
 }
 
 /// Why the settings cannot be used.
@@ -60,6 +45,15 @@ pub enum ConfigError {
         path: String,
         /// Where, and what is wrong there.
         source: Box<toml::de::Error>,
+    },
+    /// Anybody could do everything.
+    #[error(
+        "the API would listen on {address} without tokens, where anybody who reaches it may do everything: make tokens with \
+         `coordinator auth token`, or say --insecure-http where only those reach it whom you trust"
+    )]
+    Open {
+        /// Where it would listen.
+        address: std::net::SocketAddr,
     },
     /// It says something that cannot be.
     #[error("the settings in `{path}` cannot be used:\n  {}", problems.join("\n  "))]
@@ -102,6 +96,7 @@ impl Config {
         if !(1..=5).contains(&self.streams.replicas) {
             problems.push("[streams] replicas: write 1 to 5".to_owned());
         }
+        problems.extend(self.http.problems());
         problems
     }
 }

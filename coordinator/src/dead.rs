@@ -503,7 +503,7 @@ fn content(letter: &Stored) -> DeadLetterContent {
         letter: summary(letter, SystemTime::now()),
         headers,
         body: text.map(str::to_owned),
-        body_base64: text.is_none().then(|| crate::cli::output::base64(shown)),
+        body_base64: text.is_none().then(|| data_encoding::BASE64.encode(shown)),
         truncated: cut || headers_cut,
     }
 }

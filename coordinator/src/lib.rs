@@ -20,6 +20,7 @@ pub mod node;
 mod recommend;
 mod settings;
 pub mod store;
+mod submission;
 
 /// An error with its causes in one line, for a log.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -1,4 +1,4 @@
-//! Settings of kinds and tenants that are said while the mesh runs.
+//! Settings of kinds and tenants, and what is said of agents, while the mesh runs.
 //!
 //! They are kept in a key-value bucket, and every coordinator watches it: so they hold for whoever leads, and go before
 //! what the configuration file says. A change is a JSON merge patch (RFC 7396): what it names is changed, `null` goes
@@ -9,11 +9,11 @@ use std::time::Duration;
 use async_nats::jetstream::kv::{self, Operation, UpdateErrorKind};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use scheduler::{Event, KindConfig, Said, TenantConfig};
+use scheduler::{AgentConfig, Event, KindConfig, Said, TenantConfig};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use shared::Kind;
 use shared::api::Refusal;
+use shared::{AgentId, Kind};
 use tracing::{info, warn};
 
 use crate::node::Handle;
@@ -33,6 +33,8 @@ pub(crate) enum Scope {
     Kind,
     /// A tenant, or `default`.
     Tenant,
+    /// An agent.
+    Agent,
 }
 
 impl Scope {
@@ -40,21 +42,24 @@ impl Scope {
         match self {
             Scope::Kind => "kinds.",
             Scope::Tenant => "tenants.",
+            Scope::Agent => "agents.",
         }
     }
 
     /// The key that keeps what is said of `name`; a tenant's name can be any text, so it is written in hexadecimal.
     fn key(self, name: &str) -> String {
         let name = match self {
-            Scope::Kind => name.to_owned(),
+            Scope::Kind | Scope::Agent => name.to_owned(),
             Scope::Tenant => name.bytes().map(|byte| format!("{byte:02x}")).collect(),
         };
         format!("{}{name}", self.prefix())
     }
 
     fn read_key(key: &str) -> Option<(Scope, String)> {
-        if let Some(kind) = key.strip_prefix(Scope::Kind.prefix()) {
-            return Some((Scope::Kind, kind.to_owned()));
+        for scope in [Scope::Kind, Scope::Agent] {
+            if let Some(name) = key.strip_prefix(scope.prefix()) {
+                return Some((scope, name.to_owned()));
+            }
         }
         let hex = key.strip_prefix(Scope::Tenant.prefix())?.as_bytes();
         let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
@@ -63,14 +68,14 @@ impl Scope {
     }
 }
 
-/// All that is said of a kind or a tenant.
+/// All that is said of one of them.
 pub(crate) async fn said(store: &Store, scope: Scope, name: &str) -> Result<Value, Refusal> {
     check_name(scope, name)?;
     let bucket = store.settings_bucket().await.map_err(|error| unavailable(&error))?;
     Ok(Value::Object(read_kept(&bucket, scope, name).await?.1))
 }
 
-/// Changes what is said of a kind or a tenant; all that is said of it then is returned.
+/// Changes what is said of one of them; all that is said of it then is returned.
 pub(crate) async fn change(store: &Store, scope: Scope, name: &str, patch: Value) -> Result<Value, Refusal> {
     let Value::Object(patch) = patch else {
         return Err(bad("settings are changed by a JSON object, such as {\"strategy\": \"weighted\"}"));
@@ -115,6 +120,7 @@ fn merge(said: &mut Map<String, Value>, patch: Map<String, Value>) {
 fn check_name(scope: Scope, name: &str) -> Result<(), Refusal> {
     match scope {
         Scope::Kind => Kind::new(name).map(drop).map_err(|error| bad(error.to_string())),
+        Scope::Agent => AgentId::new(name).map(drop).map_err(|error| bad(error.to_string())),
         Scope::Tenant if (1..=64).contains(&name.len()) => Ok(()),
         Scope::Tenant => Err(bad("a tenant has a name of 1 to 64 characters")),
     }
@@ -126,6 +132,7 @@ fn check(scope: Scope, name: &str, said: &Map<String, Value>) -> Result<(), Refu
     match scope {
         Scope::Kind => drop(config.said.kinds.insert(name.to_owned(), read(value)?)),
         Scope::Tenant => drop(config.said.tenants.insert(name.to_owned(), read(value)?)),
+        Scope::Agent => drop(config.said.agents.insert(name.to_owned(), read(value)?)),
     }
     match config.problems() {
         problems if problems.is_empty() => Ok(()),
@@ -186,6 +193,9 @@ fn event(change: &kv::Entry) -> Option<Event> {
     Some(match scope {
         Scope::Kind => Event::KindConfigured(name, serde_json::from_slice::<KindConfig>(&said).ok()?),
         Scope::Tenant => Event::TenantConfigured(name, serde_json::from_slice::<TenantConfig>(&said).ok()?),
+        Scope::Agent => {
+            Event::AgentConfigured(AgentId::new(name).ok()?, serde_json::from_slice::<AgentConfig>(&said).ok()?)
+        }
     })
 }
 
@@ -195,7 +205,12 @@ mod tests {
 
     #[test]
     fn a_key_says_what_it_is_of() {
-        for (scope, name) in [(Scope::Kind, "resize"), (Scope::Tenant, "acme & söhne"), (Scope::Tenant, "default")] {
+        for (scope, name) in [
+            (Scope::Kind, "resize"),
+            (Scope::Tenant, "acme & söhne"),
+            (Scope::Tenant, "default"),
+            (Scope::Agent, "ada"),
+        ] {
             assert_eq!(Scope::read_key(&scope.key(name)), Some((scope, name.to_owned())));
         }
         assert_eq!(Scope::read_key("tenants.zz"), None);

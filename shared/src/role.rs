@@ -86,18 +86,19 @@ pub enum Operation {
 }
 
 /// Operations of the control service that change nothing, by noun.
-const READS: [(&str, &[&str]); 7] = [
+const READS: [(&str, &[&str]); 8] = [
     ("mesh", &["status"]),
     ("agent", &["list", "get"]),
     ("queue", &["list", "get"]),
     ("tenant", &["list"]),
     ("resource", &["list", "recommend"]),
-    ("task", &["list", "get", "why"]),
+    ("task", &["list", "get", "why", "result"]),
     ("dead", &["list", "get"]),
+    ("event", &["list"]),
 ];
 
-/// Operations of the control service about a task whose id one knows.
-const OWN_TASKS: [&str; 3] = ["get", "why", "cancel"];
+/// Operations of the control service for who submits tasks, and about a task whose id one knows.
+const OWN_TASKS: [&str; 6] = ["submit", "batch", "get", "result", "why", "cancel"];
 
 impl Permissions {
     /// What a role needs on a mesh. `agent` is the id of an agent (`*` stands for any); `inbox` the prefix of the
@@ -167,6 +168,8 @@ fn coordinator(subjects: &Subjects, own_inbox: String) -> Permissions {
         subjects.histories(),
         format!("{mesh}.inbox.*.*"),
         format!("{mesh}.coordinator.>"),
+        // One that stands by asks the leader what it is asked itself.
+        format!("{mesh}.api.*.*"),
         format!("$KV.{lease}.>"),
         format!("$KV.{settings}.>"),
         // What is asked of a coordinator is answered where the asker wants it, or on the way back to its account.

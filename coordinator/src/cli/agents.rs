@@ -9,7 +9,7 @@ use shared::{AgentId, Countables, Kind, Resources};
 use super::api::{self, Api};
 use super::output;
 
-/// Look at the agents, or drain one.
+/// Look at the agents, drain one, or give it no work for a while.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -33,6 +33,16 @@ enum Command {
         /// The agent's id.
         id: AgentId,
     },
+    /// Give an agent no new work until it is resumed; what it runs goes on, and it stays.
+    Quarantine {
+        /// The agent's id.
+        id: AgentId,
+    },
+    /// Give an agent work again, whoever put it into quarantine.
+    Resume {
+        /// The agent's id.
+        id: AgentId,
+    },
 }
 
 /// Carries out the subcommand.
@@ -41,11 +51,13 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
         Command::List => list(args.json, connection).await,
         Command::Get { id } => show("get", &id, args.json, connection).await,
         Command::Drain { id } => show("drain", &id, args.json, connection).await,
+        Command::Quarantine { id } => show("quarantine", &id, args.json, connection).await,
+        Command::Resume { id } => show("resume", &id, args.json, connection).await,
     }
 }
 
 async fn list(as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {
-    let answer = Api::connect(connection).await?.ask("agent", "list", &serde_json::json!({})).await?;
+    let answer = Api::connect(connection).await?.list("agent", &serde_json::json!({}), usize::MAX).await?;
     if as_json {
         output::json(&answer)?;
     } else {

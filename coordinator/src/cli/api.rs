@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
-use async_nats::{HeaderMap, Message, Request};
+use async_nats::{HeaderMap, Request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::api::Refusal;
@@ -11,11 +11,14 @@ use shared::connect::{ConnectError, Patience, Settings};
 use shared::{Client, MeshName};
 
 use super::output;
+use crate::api::refusal_in;
 
 /// How long a person at a prompt waits for a server that does not answer.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the coordinator may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many things of a list are asked for at a time: so many fit into a message.
+const PAGE: usize = 250;
 
 /// Why an operation was not done.
 #[derive(Debug, thiserror::Error)]
@@ -111,9 +114,26 @@ impl Api {
         let subject = self.client.subjects().api(noun, verb);
         let answer = self.client.nats().send_request(subject, request).await;
         let message = answer.map_err(|source| self.unanswered(&operation, source))?;
-        match refusal(&message) {
+        match refusal_in(&message) {
             Some(refusal) => Err(Error::Refused(refusal)),
             None => serde_json::from_slice(&message.payload).map_err(unreadable),
+        }
+    }
+
+    /// Asks for a list page by page, until there are so many things or no more; the answer is one page with all of them.
+    pub async fn list(&self, noun: &str, request: &impl Serialize, most: usize) -> Result<serde_json::Value, Error> {
+        let unreadable = |source| Error::Unreadable { operation: format!("{noun}.list"), source };
+        let mut request = serde_json::to_value(request).map_err(unreadable)?;
+        let mut items = Vec::new();
+        loop {
+            request["limit"] = most.saturating_sub(items.len()).clamp(1, PAGE).into();
+            let mut page = self.ask(noun, "list", &request).await?;
+            items.extend(page["items"].as_array_mut().map(std::mem::take).unwrap_or_default());
+            match page["next"].take() {
+                serde_json::Value::Null => return Ok(serde_json::json!({ "items": items })),
+                next if items.len() >= most => return Ok(serde_json::json!({ "items": items, "next": next })),
+                next => request["cursor"] = next,
+            }
         }
     }
 
@@ -133,44 +153,9 @@ pub fn read<T: DeserializeOwned>(operation: &str, answer: serde_json::Value) -> 
     serde_json::from_value(answer).map_err(|source| Error::Unreadable { operation: operation.to_owned(), source })
 }
 
-/// The error in an answer of a NATS micro service, if it is one.
-fn refusal(message: &Message) -> Option<Refusal> {
-    let get = |name: &str| Some(message.headers.as_ref()?.get(name)?.as_str().to_owned());
-    let code = get("Nats-Service-Error-Code")?;
-    let said = serde_json::from_slice::<Refusal>(&message.payload).ok();
-    let error = said.map(|refusal| refusal.error).or_else(|| get("Nats-Service-Error")).unwrap_or_default();
-    Some(Refusal { error, code: code.trim().parse().unwrap_or(500) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn answer(headers: &[(&str, &str)], payload: &'static str) -> Message {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.insert(*name, *value);
-        }
-        Message {
-            subject: "a".into(),
-            reply: None,
-            payload: payload.into(),
-            headers: Some(map),
-            status: None,
-            description: None,
-            length: 0,
-        }
-    }
-
-    #[test]
-    fn a_refusal_is_read_from_the_headers_of_a_micro_service() {
-        let headers = [("Nats-Service-Error-Code", "404"), ("Nats-Service-Error", "no such task")];
-
-        assert_eq!(refusal(&answer(&headers, "")), Some(Refusal { error: "no such task".into(), code: 404 }));
-        let body = r#"{"error": "no task `x` is known", "code": 404}"#;
-        assert_eq!(refusal(&answer(&headers, body)).unwrap().error, "no task `x` is known");
-        assert_eq!(refusal(&answer(&[], "{}")), None);
-    }
 
     #[test]
     fn only_a_mesh_without_a_leader_is_unreachable() {

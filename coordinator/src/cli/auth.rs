@@ -1,9 +1,10 @@
-//! `coordinator auth`: users for a NATS server, each with what its role needs and nothing else.
+//! `coordinator auth`: users for a NATS server, each with what its role needs and nothing else; and tokens for the API.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
+use serde::Serialize;
 use serde_json::json;
 use shared::connect::Settings;
 use shared::{AgentId, Role};
@@ -11,8 +12,9 @@ use shared::{AgentId, Role};
 use super::output::{self, Usage};
 use crate::auth::server::account;
 use crate::auth::{Directory, SERVER, User, certificates, nsc, server};
+use crate::http;
 
-/// Make users for a NATS server: keys, and settings that give each no more than its role needs.
+/// Make users for a NATS server: keys, and settings that give each no more than its role needs. Make tokens for the API.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -47,6 +49,15 @@ enum Command {
     List,
     /// Print commands for `nsc` that make the same users on a server with an operator (accounts with JWTs).
     Jwt,
+    /// Make a token for the API over HTTP: it goes to stdout, and is told this once; its line of the settings to stderr.
+    Token {
+        /// What it lets do: read, submit, operate or admin; each may do what those before it may.
+        #[arg(long)]
+        role: http::Role,
+        /// Whose it is.
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+    },
     /// Make new certificates for the server and for those who connect, by the authority that is there.
     Renew {
         #[command(flatten)]
@@ -117,6 +128,7 @@ pub fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> {
             directory.save()?;
             show(&directory, args.json)?;
         }
+        Command::Token { role, name } => token(role, name, args.json)?,
         Command::List => show(&Directory::open(&args.out)?, args.json)?,
         Command::Jwt => {
             let directory = Directory::open(&args.out)?;
@@ -133,6 +145,30 @@ pub fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells a new token, and what the coordinator has to know of it.
+fn token(role: http::Role, name: String, as_json: bool) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Settings {
+        http: Section,
+    }
+    #[derive(Serialize)]
+    struct Section {
+        tokens: [http::Token; 1],
+    }
+    let new = http::NewToken::generate()?;
+    let token = http::Token { name, role, sha256: new.hash };
+    if as_json {
+        return output::json(&json!({ "token": new.secret, "settings": token }));
+    }
+    let settings = toml::to_string(&Settings { http: Section { tokens: [token] } })?;
+    output::line(&new.secret)?;
+    eprintln!(
+        "add this to the settings of each coordinator, which takes it over by itself if it has tokens already:\n"
+    );
+    eprintln!("{settings}\nsend the token as `Authorization: Bearer TOKEN`; nobody keeps it but you");
+    Ok(())
 }
 
 fn add(directory: &mut Directory, role: Role, name: &str) -> anyhow::Result<()> {

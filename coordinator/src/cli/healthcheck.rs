@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use shared::health;
@@ -31,26 +32,40 @@ pub struct Args {
     monitor: Option<reqwest::Url>,
 }
 
+/// How long the coordinator may take, where connections are encrypted.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// Asks, and tells.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (address, path) = whom(&args)?;
-    let (line, code) = match health::ask(address, path).await {
+    let (line, code) = match ask(&args).await? {
         Ok(said) => (format!("well: {said}"), ExitCode::SUCCESS),
-        Err(unwell) => (format!("unwell: {}", crate::chain(&unwell)), ExitCode::from(output::FAILED)),
+        Err(unwell) => (format!("unwell: {unwell}"), ExitCode::from(output::FAILED)),
     };
     output::line(&output::escape(&line))?;
     Ok(code)
 }
 
-fn whom(args: &Args) -> anyhow::Result<(SocketAddr, &'static str)> {
+/// What it says that is asked, or why it is not well.
+async fn ask(args: &Args) -> anyhow::Result<Result<String, String>> {
     if let Some(url) = &args.monitor {
         let addresses = url.socket_addrs(|| None).with_context(|| format!("`{url}` is not the address of a server"))?;
         let address = addresses.first().with_context(|| format!("`{url}` has no address"))?;
-        return Ok((*address, "/healthz"));
+        return Ok(health::ask(*address, "/healthz").await.map_err(|unwell| crate::chain(&unwell)));
     }
-    let address = match args.http {
-        Some(address) => address,
-        None => Config::load(args.config.as_deref())?.http.address,
-    };
-    Ok((health::from_here(address), "/readyz"))
+    let http = Config::load(args.config.as_deref())?.http;
+    let address = health::from_here(args.http.unwrap_or(http.address));
+    if http.tls_certificate.is_some() {
+        return Ok(ask_encrypted(address).await.map_err(|unwell| format!("{unwell:#}")));
+    }
+    Ok(health::ask(address, "/readyz").await.map_err(|unwell| crate::chain(&unwell)))
+}
+
+/// The certificate is this host's own, and need not be for its address.
+async fn ask_encrypted(address: SocketAddr) -> anyhow::Result<String> {
+    let client =
+        reqwest::Client::builder().tls_danger_accept_invalid_certs(true).no_proxy().timeout(PATIENCE).build()?;
+    let answer = client.get(format!("https://{address}/readyz")).send().await?;
+    let (status, said) = (answer.status(), answer.text().await?);
+    anyhow::ensure!(status.is_success(), "it answered {status}: {}", said.trim());
+    Ok(said.trim().to_owned())
 }

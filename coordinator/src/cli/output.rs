@@ -164,39 +164,9 @@ pub fn summary(result: &TaskResult) -> String {
     text
 }
 
-/// A result as JSON; a body that is not UTF-8 is given in base64 under another name.
+/// A result as JSON: what `task.result` answers.
 pub fn result_json(result: &TaskResult) -> serde_json::Value {
-    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    let mut value = serde_json::json!({
-        "id": result.id,
-        "kind": result.kind,
-        "outcome": result.outcome,
-        "attempts": result.attempts,
-        "agent": result.agent,
-        "error": result.error,
-        "queued_ms": millis(result.queued),
-        "run_ms": millis(result.run),
-    });
-    match std::str::from_utf8(&result.body) {
-        Ok(text) => value["body"] = text.into(),
-        Err(_) => value["body_base64"] = base64(&result.body).into(),
-    }
-    value
-}
-
-/// Bytes in base64 with padding (RFC 4648, section 4).
-pub(crate) fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let at = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
-        let group = at(0) << 16 | at(1) << 8 | at(2);
-        for i in 0..4 {
-            let sextet = (group >> (18 - 6 * i)) as usize & 63;
-            text.push(if i <= chunk.len() { char::from(ALPHABET[sextet]) } else { '=' });
-        }
-    }
-    text
+    serde_json::to_value(crate::api::shown(result)).unwrap_or_default()
 }
 
 /// A text with everything in it escaped that could steer a terminal or fake a line.
@@ -358,13 +328,6 @@ mod tests {
         let shown = [0, 340, 2_550, 192_000, 18_180_000, 198_000_000].map(millis);
 
         assert_eq!(shown, ["0ms", "340ms", "2.5s", "3m12s", "5h03m", "2d07h"]);
-    }
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        let encoded = ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|text| base64(text.as_bytes()));
-
-        assert_eq!(encoded, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use shared::Kind;
+use shared::api::ask::{Purge, Purged};
 use shared::api::{List, Mesh, Queue, Tenant};
 use shared::connect::Settings;
 
@@ -29,6 +30,21 @@ enum Command {
     List,
     /// Show one kind with the settings that hold for it.
     Get {
+        /// The kind.
+        kind: Kind,
+    },
+    /// Pause a kind: nothing of it is fetched or started, and what runs goes on. It is kept, whoever leads.
+    Pause {
+        /// The kind.
+        kind: Kind,
+    },
+    /// Resume a kind that is paused.
+    Resume {
+        /// The kind.
+        kind: Kind,
+    },
+    /// End every task of a kind that does not run: each is recorded as cancelled.
+    Purge {
         /// The kind.
         kind: Kind,
     },
@@ -96,13 +112,18 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
     let api = Api::connect(connection).await?;
     match args.command {
         Command::List => {
-            let header = ["KIND", "STORED", "WAITING", "RUNNING", "AGENTS", "STRATEGY"];
+            let header = ["KIND", "STORED", "WAITING", "RUNNING", "AGENTS", "STRATEGY", "PAUSED"];
             list(&api, "queue", args.json, header, row).await?;
         }
         Command::Get { kind } => {
             let answer = api.ask("queue", "get", &json!({ "id": kind })).await?;
             show_settings(&answer, args.json)?;
         }
+        Command::Pause { kind } => show_settings(&api.ask("queue", "pause", &json!({ "id": kind })).await?, args.json)?,
+        Command::Resume { kind } => {
+            show_settings(&api.ask("queue", "resume", &json!({ "id": kind })).await?, args.json)?;
+        }
+        Command::Purge { kind } => purge(&api, kind, args.json).await?,
         Command::Set { kind, settings } => set(&api, "queue", kind.as_str(), settings, args.json).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -128,12 +149,26 @@ async fn list<T: DeserializeOwned, const N: usize>(
     header: [&str; N],
     row: fn(&T) -> [String; N],
 ) -> anyhow::Result<()> {
-    let answer = api.ask(noun, "list", &json!({})).await?;
+    let answer = api.list(noun, &json!({}), usize::MAX).await?;
     if as_json {
         return output::json(&answer);
     }
     let list: List<T> = api::read(&format!("{noun}.list"), answer)?;
     Ok(output::table(header, list.items.iter().map(row))?)
+}
+
+/// Ends all that does not run of a kind, request by request.
+async fn purge(api: &Api, kind: Kind, as_json: bool) -> anyhow::Result<()> {
+    let mut done = Purged { purged: 0, next: Some(Purge { id: kind, after: None, until: None }) };
+    while let Some(request) = done.next {
+        let answer: Purged = api::read("queue.purge", api.ask("queue", "purge", &request).await?)?;
+        done = Purged { purged: done.purged + answer.purged, next: answer.next };
+    }
+    if as_json {
+        return output::json(&done);
+    }
+    eprintln!("{} purged", done.purged);
+    Ok(())
 }
 
 /// Changes settings of one of a noun, and shows all that is said of it then.
@@ -172,7 +207,7 @@ fn facts_and_settings(answer: &Value) -> Vec<[String; 2]> {
     facts.chain(settings.into_iter().flatten()).map(|(name, value)| [name.clone(), text(value)]).collect()
 }
 
-fn row(queue: &Queue) -> [String; 6] {
+fn row(queue: &Queue) -> [String; 7] {
     [
         queue.kind.to_string(),
         queue.stored.to_string(),
@@ -180,6 +215,7 @@ fn row(queue: &Queue) -> [String; 6] {
         queue.running.to_string(),
         queue.agents.to_string(),
         queue.strategy.clone(),
+        if queue.paused { "yes".to_owned() } else { String::new() },
     ]
 }
 

@@ -14,9 +14,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use crate::config::Config;
+use crate::api::Services;
+use crate::config::{Config, ConfigError};
 use crate::http::Server;
 use crate::lease::Contender;
 use crate::node::{Handle, Node, Parts};
@@ -28,6 +29,12 @@ pub struct Args {
     /// Address of the API [default: 127.0.0.1:8080].
     #[arg(long, env = "HIVE_HTTP", value_name = "ADDR")]
     pub http: Option<SocketAddr>,
+    /// Names that the API may be asked by, besides addresses and `localhost`, separated by commas.
+    #[arg(long, env = "HIVE_HTTP_HOSTS", value_name = "NAMES", value_delimiter = ',')]
+    pub http_hosts: Vec<String>,
+    /// Let everybody who reaches the API do everything, on whatever address: without tokens, and not encrypted.
+    #[arg(long, env = "HIVE_INSECURE_HTTP")]
+    pub insecure_http: bool,
     /// File of settings (TOML).
     #[arg(long, env = "HIVE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -67,6 +74,10 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
         print!("{}", toml::to_string(&config).context("failed to write the settings as TOML")?);
         return Ok(ExitCode::SUCCESS);
     }
+    if config.http.is_open_to_others() && !args.insecure_http {
+        eprintln!("error: {}", ConfigError::Open { address: config.http.address });
+        return Ok(ExitCode::from(2));
+    }
     super::start_logging("info", args.log_format == LogFormat::Json);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -85,11 +96,12 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(args: &Args) -> Result<Config, crate::config::ConfigError> {
+fn load(args: &Args) -> Result<Config, ConfigError> {
     let mut config = Config::load(args.config.as_deref())?;
     if let Some(address) = args.http {
         config.http.address = address;
     }
+    config.http.hosts.extend(args.http_hosts.iter().cloned());
     if let Some(replicas) = args.replicas {
         config.streams.replicas = replicas;
     }
@@ -107,6 +119,9 @@ struct Running {
 async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Result<Running> {
     let instance = format!("{}-{}", hostname(), uuid::Uuid::new_v4().simple());
     let (listener, address) = listen(args, config.http.address).await?;
+    if !address.ip().is_loopback() && config.http.tls_certificate.is_none() {
+        warn!(http = %address, "the API is not encrypted: whoever is on the way can read tokens and change requests");
+    }
     let supervisor = Supervisor::of_this_process();
     supervisor.status("waiting for a NATS server");
     let (nats, counters) = connection.connect_counted(&format!("coordinator-{instance}"), Patience::Endless).await?;
@@ -117,7 +132,7 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
     let beat_interval = scheduler.liveness.beat_interval;
     let (node, handle) = Node::new(Parts {
         nats: nats.clone(),
-        counters,
+        counters: counters.clone(),
         store: store.clone(),
         subjects: subjects.clone(),
         scheduler,
@@ -125,10 +140,11 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
         supervisor,
     });
     let client = Client::new(nats.clone(), connection.mesh.clone());
-    let server = Server { handle: handle.clone(), store: store.clone(), client };
+    let services = Services::new(handle.clone(), store.clone(), client, &instance, counters);
+    let server = Server::new(services, config.http, args.config.clone())?;
     tokio::spawn(async move {
         if let Err(error) = server.run(listener).await {
-            error!(%error, "the API has ended");
+            error!(error = format!("{error:#}"), "the API has ended");
         }
     });
     info!(mesh = %connection.mesh, nats = connection.url_without_secrets(), http = %address, "coordinator started");
@@ -182,7 +198,7 @@ async fn prepare(store: &Store) -> anyhow::Result<()> {
             Err(error) if tries >= 5 => return Err(error.into()),
             Err(error) => {
                 tries += 1;
-                tracing::warn!(error = %crate::chain(&error), "the broker is not ready, trying again");
+                warn!(error = %crate::chain(&error), "the broker is not ready, trying again");
                 tokio::time::sleep(std::time::Duration::from_millis(200 << tries)).await;
             }
         }

@@ -12,35 +12,16 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use shared::client::{NewTask, TaskResult};
 use shared::connect::Settings;
-use shared::{Client, Kind, Outcome, Priority, TaskId, TaskOptions, header};
+use shared::{Client, Kind, Outcome, Priority, TaskId, header};
 
 use super::api;
 use super::output::{self, EXIT_CODES, Progress, Usage, Waiting};
+use crate::submission;
 
 /// How many tasks are on their way to the broker at once.
 const IN_FLIGHT: usize = 256;
 /// How long a wait lasts that nobody limited.
 const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 86_400);
-
-/// Headers of the contract that a submitter may set, in their spelling.
-const SETTABLE: [&str; 16] = [
-    header::TIMEOUT,
-    header::DEADLINE,
-    header::MAX_ATTEMPTS,
-    header::BACKOFF,
-    header::NEEDS,
-    header::CPU,
-    header::MEMORY,
-    header::DISK,
-    header::NETWORK,
-    header::RESOURCES,
-    header::TENANT,
-    header::AFFINITY,
-    header::REPLY_TO,
-    header::RESULT,
-    header::TRACEPARENT,
-    header::CONTENT_TYPE,
-];
 
 /// Submit a task, and wait for its result where that is wanted.
 #[derive(Debug, clap::Args)]
@@ -173,20 +154,7 @@ impl TaskArgs {
 /// Reads `Name: value` and checks it as the coordinator would.
 fn parse_header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("write it as `Name: value`")?;
-    let (name, value) = (name.trim(), value.trim());
-    let starts_with = |prefix: &str| name.get(..prefix.len()).is_some_and(|p| p.eq_ignore_ascii_case(prefix));
-    // Header names are compared letter by letter on the wire, so one of the contract gets its own spelling.
-    let name = SETTABLE.into_iter().find(|known| known.eq_ignore_ascii_case(name)).unwrap_or(name);
-    if starts_with("Nats-") {
-        return Err(format!("`{name}` is a header of the NATS server's own; an id is given with --id"));
-    }
-    if starts_with("Hive-") && !SETTABLE.contains(&name) {
-        return Err(format!("the mesh has no header `{name}` that a task may set"));
-    }
-    let probe = NewTask::new(Kind::new("probe").map_err(|e| e.to_string())?, Bytes::new());
-    probe.header(name, value).map_err(|e| e.to_string())?;
-    TaskOptions::parse(|asked| (asked == name).then_some(value)).map_err(|e| e.problem)?;
-    Ok((name.to_owned(), value.to_owned()))
+    submission::checked_header(name.trim(), value.trim())
 }
 
 /// Checks a flag's value as the coordinator will check the header that it becomes.

@@ -3,8 +3,11 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use serde::Serialize;
-use shared::api::{Ahead, ById, Chosen, Explanation, List, Task, TaskState};
+use shared::api::list::{Page, Span};
+use shared::api::submit::TaskResult;
+use shared::api::{Ahead, ById, Chosen, Explanation, Task, TaskState};
 use shared::connect::Settings;
 use shared::{Kind, TaskId};
 
@@ -27,7 +30,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List the tasks that the coordinator has in hand.
+    /// List tasks: those that the coordinator has in hand, unless a state says otherwise.
     List(Filter),
     /// Show one task, and why it waits.
     Get {
@@ -50,6 +53,12 @@ enum Command {
         #[command(flatten)]
         limit: WaitTimeout,
     },
+    /// Show a task's result, without waiting for it: its body goes to stdout, how the task ended to stderr.
+    #[command(after_help = EXIT_CODES)]
+    Result {
+        /// The task's id.
+        id: TaskId,
+    },
     /// Cancel a task: it is not started any more, or stopped where it runs.
     Cancel {
         /// The task's id.
@@ -57,20 +66,29 @@ enum Command {
     },
 }
 
-/// Which tasks are listed; also the body of the request.
+/// Which tasks are listed; also the request.
 #[derive(Debug, Serialize, clap::Args)]
 struct Filter {
     /// Only tasks of this kind.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<Kind>,
-    /// Only tasks that are so far.
+    /// Only tasks that are so far: `queued` are those in the stream, `settled` those whose results are kept.
     #[arg(long, value_parser = ["queued", "waiting", "running", "settled"])]
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<String>,
+    /// Only tasks that were accepted so long ago or longer, such as `10m`; if they are settled, with results so old.
+    #[arg(long, value_name = "DURATION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    older_than: Option<Span>,
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: u32,
+    #[serde(skip)]
+    limit: usize,
+    /// Go on with what comes after, as the list before says it.
+    #[arg(long, value_name = "CURSOR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<String>,
 }
 
 /// Carries out the subcommand.
@@ -80,18 +98,22 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
         Command::Get { id } => show("get", &id, args.json, connection).await,
         Command::Why { id, watch } => why(&id, watch, args.json, connection).await,
         Command::Cancel { id } => show("cancel", &id, args.json, connection).await,
+        Command::Result { id } => result(&id, args.json, connection).await,
         Command::Wait { id, limit } => wait(&id, limit, args.json, connection).await,
     }
 }
 
 async fn list(filter: &Filter, as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {
-    let answer = Api::connect(connection).await?.ask("task", "list", filter).await?;
+    let answer = Api::connect(connection).await?.list("task", filter, filter.limit.max(1)).await?;
     if as_json {
         output::json(&answer)?;
     } else {
-        let tasks: List<Task> = api::read("task.list", answer)?;
+        let tasks: Page<Task> = api::read("task.list", answer)?;
         let header = ["ID", "KIND", "PRIORITY", "STATE", "AGE", "ATTEMPTS", "AGENT", "REASON"];
         output::table(header, tasks.items.iter().map(row))?;
+        if let Some(next) = tasks.next {
+            eprintln!("{} shown; go on with --cursor {next}", tasks.items.len());
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -200,6 +222,21 @@ fn chosen(chosen: &Chosen) -> Vec<(&'static str, String)> {
     ];
     lines.extend(chosen.runner_up.iter().map(|next| ("next best", format!("{} with {:.3}", next.agent, next.score))));
     lines
+}
+
+async fn result(id: &TaskId, as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {
+    let answer = Api::connect(connection).await?.ask("task", "result", &ById { id: id.to_string() }).await?;
+    let result: TaskResult = api::read("task.result", answer.clone())?;
+    if as_json {
+        output::json(&answer)?;
+        return Ok(output::outcome_code(result.outcome));
+    }
+    let decode = |text: &String| data_encoding::BASE64.decode(text.as_bytes());
+    let bytes = result.body_base64.as_ref().map(decode).transpose().context("the body cannot be read")?;
+    output::body(&bytes.unwrap_or_else(|| result.body.clone().unwrap_or_default().into_bytes()))?;
+    let reason = result.error.map(|error| format!(": {}", output::escape(&error))).unwrap_or_default();
+    eprintln!("task {} {}{reason}", result.id, result.outcome);
+    Ok(output::outcome_code(result.outcome))
 }
 
 async fn wait(id: &TaskId, limit: WaitTimeout, as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use scheduler::{Event, History, Scheduler, Sequence, Timestamp};
 use shared::api::{self, Refusal};
 use shared::message::AttemptRef;
-use shared::{AgentId, Epoch, TaskId};
+use shared::{AgentId, Epoch, Kind, TaskId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Node;
@@ -33,6 +33,11 @@ pub enum Command {
     Cancel(TaskId, oneshot::Sender<bool>),
     /// End a task that was read from the stream for it.
     CancelStored(Stored, oneshot::Sender<()>),
+    /// End every task of a kind that is fetched and does not run; answers how many.
+    Purge(Kind, oneshot::Sender<u64>),
+    /// End a task that was read from the stream because its kind is purged, unless it is fetched; answers whether it was
+    /// not.
+    PurgeStored(Stored, oneshot::Sender<bool>),
     /// Tell the scheduler something.
     Happen(Box<Event>),
     /// Let an agent finish and leave.
@@ -52,6 +57,8 @@ impl std::fmt::Debug for Command {
             Command::HistoriesKnown(..) => "HistoriesKnown",
             Command::Cancel(..) => "Cancel",
             Command::CancelStored(..) => "CancelStored",
+            Command::Purge(..) => "Purge",
+            Command::PurgeStored(..) => "PurgeStored",
             Command::Happen(_) => "Happen",
             Command::Drain(..) => "Drain",
             Command::Stop(_) => "Stop",
@@ -84,14 +91,21 @@ impl Node {
                 let _ = answer.send(sequence.is_some());
             }
             Command::CancelStored(stored, answer) => {
-                let sequence = Sequence(stored.sequence);
-                self.on_fetched(stored, true).await;
-                // It may have been fetched since it was looked for: then the scheduler has it, or it is looked up.
-                if let Some(envelope) = self.reign.as_mut().and_then(|reign| reign.envelopes.get_mut(&sequence)) {
-                    envelope.cancel_wanted = true;
-                }
-                self.tell_scheduler(Event::TaskCancelled(sequence));
+                self.cancel_stored(stored).await;
                 let _ = answer.send(());
+            }
+            Command::Purge(kind, answer) => {
+                let count = self.scheduler.unrun_of(&kind).len();
+                self.tell_scheduler(Event::KindPurged(kind));
+                let _ = answer.send(count as u64);
+            }
+            Command::PurgeStored(stored, answer) => {
+                // What the scheduler has runs, or is on its way to its end.
+                let is_held = self.scheduler.has(Sequence(stored.sequence));
+                if !is_held {
+                    self.cancel_stored(stored).await;
+                }
+                let _ = answer.send(!is_held);
             }
             Command::Happen(event) => self.tell_scheduler(*event),
             Command::Drain(agent, answer) => {
@@ -106,6 +120,17 @@ impl Node {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// Takes a task in and ends it.
+    async fn cancel_stored(&mut self, stored: Stored) {
+        let sequence = Sequence(stored.sequence);
+        self.on_fetched(stored, true).await;
+        // It may have been fetched since it was looked for: then the scheduler has it, or it is looked up.
+        if let Some(envelope) = self.reign.as_mut().and_then(|reign| reign.envelopes.get_mut(&sequence)) {
+            envelope.cancel_wanted = true;
+        }
+        self.tell_scheduler(Event::TaskCancelled(sequence));
     }
 
     fn on_results_known(&mut self, epoch: Epoch, ids: &[TaskId], last: u64) {
@@ -131,15 +156,14 @@ impl Handle {
         Self { commands, status }
     }
 
-    /// A handle for those who have only the sender.
-    pub(crate) fn from_sender(commands: mpsc::Sender<Command>) -> Self {
-        let empty = Scheduler::new(scheduler::Config::default(), 0).status("", "");
-        Self { commands, status: watch::channel(empty).1 }
-    }
-
     /// The mesh at a glance, at most a quarter of a second old.
     pub fn status(&self) -> api::Mesh {
         self.status.borrow().clone()
+    }
+
+    /// Whether this coordinator leads.
+    pub fn leads(&self) -> bool {
+        self.status.borrow().leading
     }
 
     /// Looks at the scheduler.
@@ -193,6 +217,20 @@ impl Handle {
         self.send(Command::Drain(id.clone(), answer)).await?;
         done.await.map_err(|_| stopping())?;
         self.agent(id).await
+    }
+
+    /// Ends every task of a kind that is fetched and does not run; answers how many.
+    pub(crate) async fn purge(&self, kind: Kind) -> Result<u64, Refusal> {
+        let (answer, count) = oneshot::channel();
+        self.send(Command::Purge(kind, answer)).await?;
+        count.await.map_err(|_| stopping())
+    }
+
+    /// Ends a task that was read from the stream, unless it is fetched; answers whether it was not.
+    pub(crate) async fn purge_stored(&self, stored: Stored) -> Result<bool, Refusal> {
+        let (answer, purged) = oneshot::channel();
+        self.send(Command::PurgeStored(stored, answer)).await?;
+        purged.await.map_err(|_| stopping())
     }
 
     /// Tells the scheduler something.
@@ -259,7 +297,7 @@ pub(crate) fn unavailable(error: &crate::store::StoreError) -> Refusal {
     Refusal { error: crate::chain(error), code: 503 }
 }
 
-fn settled_task(id: &TaskId, stored: &Stored) -> api::Task {
+pub(crate) fn settled_task(id: &TaskId, stored: &Stored) -> api::Task {
     let result = shared::client::TaskResult::parse(Some(&stored.headers), stored.body.clone());
     let kind = result.as_ref().and_then(|r| shared::Kind::new(&r.kind).ok());
     api::Task {
@@ -278,7 +316,7 @@ fn settled_task(id: &TaskId, stored: &Stored) -> api::Task {
     }
 }
 
-fn queued_task(id: &TaskId, stored: &Stored) -> api::Task {
+pub(crate) fn queued_task(id: &TaskId, stored: &Stored) -> api::Task {
     let mut tokens = stored.subject.split('.').skip(2);
     let kind = tokens.next().and_then(|kind| shared::Kind::new(kind).ok());
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

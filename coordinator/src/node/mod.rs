@@ -31,13 +31,14 @@ use shared::connect::Counters;
 use shared::message::AttemptRef;
 use shared::subject::{InboxVerb, Subjects};
 use shared::supervisor::Supervisor;
-use shared::{AgentId, Epoch, Kind};
+use shared::{AgentId, Client, Epoch, Kind};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-pub(crate) use commands::unavailable;
 pub use commands::{Command, Handle};
+pub(crate) use commands::{queued_task, settled_task, unavailable};
 
+use crate::api::Services;
 use crate::lease;
 use crate::store::Store;
 use envelope::{Envelope, Stage};
@@ -427,13 +428,15 @@ impl Node {
             lingering: BTreeMap::new(),
             next_extension: Instant::now() + EXTENSION,
             next_survey: Instant::now(),
-            service: self.start_service().await?,
+            service: crate::api::start(self.services()).await?,
         })
     }
 
-    async fn start_service(&self) -> anyhow::Result<async_nats::service::Service> {
-        let commands = self.own_commands.clone();
-        crate::api::start(&self.nats, &self.subjects, &self.instance, commands, &self.counters).await
+    /// What operations that a leader is asked for over NATS work with.
+    fn services(&self) -> Services {
+        let handle = Handle::new(self.own_commands.clone(), self.status.subscribe());
+        let client = Client::new(self.nats.clone(), self.subjects.mesh().clone());
+        Services::new(handle, self.store.clone(), client, &self.instance, self.counters.clone())
     }
 
     /// What changes slowly.
@@ -485,7 +488,9 @@ impl Node {
         for kind in reign.lanes.kinds().difference(&served) {
             reign.lingering.entry(kind.clone()).or_insert(now + LINGER);
         }
-        reign.lingering.retain(|kind, until| !served.contains(kind) && *until > now);
+        // What is paused is not fetched from now on, whoever could do it.
+        let is_paused = |kind: &Kind| self.scheduler.is_paused(kind);
+        reign.lingering.retain(|kind, until| !served.contains(kind) && *until > now && !is_paused(kind));
         served.extend(reign.lingering.keys().cloned());
         reign.lanes.serve(served);
     }
