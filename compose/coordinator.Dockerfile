@@ -10,7 +10,8 @@ COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # A number: there is no file of users here. It writes no files, so its root can be read-only.
 USER 65532:65532
 
-# In a container the API is for whoever shares its network; outside it is at what is published.
+# In a container the API is for whoever shares its network; outside it is at what is published. So it takes tokens (in
+# HIVE_CONFIG), or HIVE_INSECURE_HTTP=true where all of these are trusted.
 ENV HIVE_HTTP=0.0.0.0:8080
 EXPOSE 8080
 

@@ -163,7 +163,7 @@ impl DeadLetters {
     async fn read_some(&self, filter: &str, after: u64, until: u64, limit: usize) -> Result<Vec<Stored>, Refusal> {
         let mut letters: Vec<Stored> = Vec::new();
         while letters.len() < limit {
-            let from = letters.last().map_or(after, |letter| letter.sequence) + 1;
+            let from = letters.last().map_or(after, |letter| letter.sequence).saturating_add(1);
             match self.store.dead_from(filter, from).await.map_err(|e| unavailable(&e))? {
                 Some(letter) if letter.sequence <= until => letters.push(letter),
                 _ => break,

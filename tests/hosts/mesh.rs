@@ -109,7 +109,7 @@ impl Mesh {
         let url = format!("nats://{}:4222", network.host("broker").address());
         let http = format!("0.0.0.0:{HTTP_PORT}");
         let serve = |name| {
-            let args = ["serve", "--nats", url.as_str(), "--http", http.as_str()];
+            let args = ["serve", "--nats", url.as_str(), "--http", http.as_str(), "--insecure-http"];
             start(network.host(name), &programs.chaos, &args)
         };
         let coordinators = COORDINATORS.into_iter().map(serve).collect::<Result<Vec<_>, _>>()?;

@@ -65,6 +65,12 @@ impl Scheduler {
         self.tasks.get(sequence).is_some()
     }
 
+    /// Whether an agent has the task of this message, or its outcome is being recorded.
+    pub fn runs_or_ends(&self, sequence: Sequence) -> bool {
+        let state = self.tasks.get(sequence).map(|task| &task.state);
+        matches!(state, Some(State::Running(_) | State::Settling { .. }))
+    }
+
     /// The message of a task that is fetched and not settled.
     pub fn sequence_of(&self, id: &TaskId) -> Option<Sequence> {
         self.tasks.find(id)

@@ -14,7 +14,7 @@ use super::schema::Schemas;
 use super::table::table;
 
 /// Refusals that any operation may answer with.
-const ALWAYS: [u16; 6] = [400, 401, 403, 421, 429, 503];
+const ALWAYS: [u16; 7] = [400, 401, 403, 405, 421, 429, 503];
 
 /// Those that a body may lead to besides.
 const FOR_A_BODY: [u16; 2] = [413, 415];
@@ -84,7 +84,10 @@ fn put(paths: &mut Map<String, Value>, path: &str, method: &Method, described: V
 fn describe(operation: &Operation, route: &Route, number: usize, schemas: &mut Schemas) -> Value {
     let request = Request::of(operation, route);
     let has_body = route.body != Body::None;
+    let has_path = route.path_fields().next().is_some();
     let codes = ALWAYS.iter().chain(operation.refusals).chain(if has_body { &FOR_A_BODY[..] } else { &[] });
+    // What is named in a path may be nothing that can be named there.
+    let codes = codes.chain(if has_path { &[404][..] } else { &[] });
     let mut responses: Map<String, Value> = codes.map(|code| (code.to_string(), refer(*code))).collect();
     let content = json!({ "application/json": { "schema": schemas.add_answer(operation) } });
     responses.insert(route.status.to_string(), json!({ "description": operation.summary, "content": content }));
@@ -256,7 +259,7 @@ fn add_raw(paths: &mut Map<String, Value>, schemas: &mut Schemas) {
     task["get"]["responses"]["200"]["content"]["application/octet-stream"] = json!({});
     task["get"]["responses"]["409"] = refer(409);
     let mut responses: Map<String, Value> =
-        ALWAYS.iter().chain(&[409, 413]).map(|code| (code.to_string(), refer(*code))).collect();
+        ALWAYS.iter().chain(&[404, 409, 413]).map(|code| (code.to_string(), refer(*code))).collect();
     let accepted = json!({ "application/json": { "schema": schemas.add::<Accepted>() } });
     responses.insert("202".to_owned(), json!({ "description": "It is stored", "content": accepted }));
     responses.insert("200".to_owned(), json!({ "description": "The result, which came in time", "content": bytes }));
@@ -277,7 +280,10 @@ fn add_raw(paths: &mut Map<String, Value>, schemas: &mut Schemas) {
             { "in": "header", "name": "Idempotency-Key", "required": false,
               "schema": { "type": "string", "minLength": 1, "maxLength": 255 } },
         ],
-        "requestBody": { "required": false, "content": bytes },
+        "requestBody": {
+            "required": false,
+            "content": { "application/octet-stream": { "schema": { "type": "string", "format": "binary" } } },
+        },
         "responses": responses,
     });
 }
@@ -289,8 +295,8 @@ fn add_health(paths: &mut Map<String, Value>) {
         responses.insert("200".to_owned(), json!({ "description": "It does", "content": text.clone() }));
         json!({ "operationId": id, "tags": ["health"], "summary": summary, "responses": responses })
     };
-    let healthz = is_well("health", "Tells whether the process runs", &[429]);
-    let readyz = is_well("ready", "Tells whether the coordinator leads or stands by", &[429, 503]);
+    let healthz = is_well("health", "Tells whether the process runs", &[405, 429]);
+    let readyz = is_well("ready", "Tells whether the coordinator leads or stands by", &[405, 429, 503]);
     put(paths, "/healthz", &Method::GET, healthz);
     put(paths, "/readyz", &Method::GET, readyz);
 }

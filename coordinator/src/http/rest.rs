@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use serde_json::{Map, Value};
 
 use super::problem::Problem;
@@ -19,6 +20,9 @@ use crate::api::{Body, Operation, Route, Services, Written, table};
 
 /// The most that a body of JSON may be.
 const JSON_LIMIT: usize = 8 << 20;
+
+/// How much more of a body is read that is too large.
+const PASSED_OVER: usize = 16 << 20;
 
 /// Where an operation is, and how its request is read.
 #[derive(Clone)]
@@ -148,17 +152,24 @@ fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(415, detail))
 }
 
-/// A body, as far as it may be so large.
+/// A body, if it is no larger than it may be. One that is is read for a while all the same: who is cut off while sending may
+/// not see the answer.
 pub(super) async fn bytes_of(body: HttpBody, limit: usize) -> Result<Bytes, Problem> {
-    use std::error::Error as _;
-    axum::body::to_bytes(body, limit).await.map_err(|error| {
-        let is_too_large = error.source().is_some_and(|source| source.to_string().contains("length limit"));
-        if is_too_large {
-            Problem::new(413, format!("the body is larger than the {limit} bytes that are taken here"))
-        } else {
-            Problem::bad_request(format!("the body cannot be read: {}", crate::chain(&error)))
+    let (mut chunks, mut bytes, mut size) = (body.into_data_stream(), Vec::new(), 0);
+    while let Some(chunk) = chunks.next().await {
+        let unreadable = |error| Problem::bad_request(format!("the body cannot be read: {}", crate::chain(&error)));
+        let chunk = chunk.map_err(unreadable)?;
+        size += chunk.len();
+        if size <= limit {
+            bytes.extend_from_slice(&chunk);
+        } else if size > limit + PASSED_OVER {
+            break;
         }
-    })
+    }
+    if size > limit {
+        return Err(Problem::new(413, format!("the body is larger than the {limit} bytes that are taken here")));
+    }
+    Ok(bytes.into())
 }
 
 /// A header's value as a text.

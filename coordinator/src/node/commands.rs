@@ -35,8 +35,7 @@ pub enum Command {
     CancelStored(Stored, oneshot::Sender<()>),
     /// End every task of a kind that is fetched and does not run; answers how many.
     Purge(Kind, oneshot::Sender<u64>),
-    /// End a task that was read from the stream because its kind is purged, unless it is fetched; answers whether it was
-    /// not.
+    /// End a task that was read from the stream because its kind is purged, unless it runs; answers whether it was.
     PurgeStored(Stored, oneshot::Sender<bool>),
     /// Tell the scheduler something.
     Happen(Box<Event>),
@@ -100,12 +99,11 @@ impl Node {
                 let _ = answer.send(count as u64);
             }
             Command::PurgeStored(stored, answer) => {
-                // What the scheduler has runs, or is on its way to its end.
-                let is_held = self.scheduler.has(Sequence(stored.sequence));
-                if !is_held {
+                let is_left = self.scheduler.runs_or_ends(Sequence(stored.sequence));
+                if !is_left {
                     self.cancel_stored(stored).await;
                 }
-                let _ = answer.send(!is_held);
+                let _ = answer.send(!is_left);
             }
             Command::Happen(event) => self.tell_scheduler(*event),
             Command::Drain(agent, answer) => {
@@ -226,7 +224,7 @@ impl Handle {
         count.await.map_err(|_| stopping())
     }
 
-    /// Ends a task that was read from the stream, unless it is fetched; answers whether it was not.
+    /// Ends a task that was read from the stream, unless it runs or is on its way to its end; answers whether it was.
     pub(crate) async fn purge_stored(&self, stored: Stored) -> Result<bool, Refusal> {
         let (answer, purged) = oneshot::channel();
         self.send(Command::PurgeStored(stored, answer)).await?;

@@ -110,7 +110,7 @@ impl Store {
             let left = usize::try_from(sequences.end - from).unwrap_or(BATCH);
             let messages = self.read_from(stream, filter, from, left).await?;
             let Some(last) = messages.last() else { break };
-            from = last.sequence + 1;
+            from = last.sequence.saturating_add(1);
             let within = messages.into_iter().filter(|message| message.sequence < sequences.end);
             taken.extend(within.filter_map(|message| Some((message.sequence, take(message)?))));
         }
@@ -131,7 +131,7 @@ impl Store {
         };
         let (mut tasks, mut horizon) = (Vec::new(), None::<u64>);
         for filter in filters {
-            let some: Vec<Stored> = self.read_from(&stream, &filter, after + 1, BATCH).await?;
+            let some: Vec<Stored> = self.read_from(&stream, &filter, after.saturating_add(1), BATCH).await?;
             // There may be more of these behind the last one.
             if let Some(last) = some.last() {
                 horizon = Some(horizon.map_or(last.sequence, |known| known.min(last.sequence)));

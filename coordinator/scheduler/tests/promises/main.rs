@@ -4,6 +4,7 @@
 //! at invariants after every step.
 
 mod attempts;
+mod by_hand;
 mod doubt;
 mod liveness;
 mod placing;
