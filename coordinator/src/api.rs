@@ -46,7 +46,7 @@ pub(crate) use forward::refusal_in;
 pub(crate) use openapi::document;
 pub(crate) use operation::{Body, Operation, Route};
 pub use role::Role;
-pub(crate) use schema::{Schemas, Written};
+pub(crate) use schema::Written;
 pub(crate) use service::start;
 pub use services::Services;
 pub(crate) use table::table;
