@@ -52,7 +52,7 @@ impl Scheduler {
         ResourceUse { slots: self.slot_use(), mesh: sum(&agents), agents, kinds, unmet: self.show_unmet(now) }
     }
 
-    fn slot_use(&self) -> SlotUse {
+    pub(crate) fn slot_use(&self) -> SlotUse {
         let agents = || self.registry.iter().map(|(_, agent)| agent).filter(|agent| agent.takes_work());
         SlotUse {
             slots: agents().map(|agent| u64::from(agent.slots)).sum(),

@@ -7,6 +7,7 @@
 
 mod attempts;
 mod brake;
+mod browse;
 mod config;
 mod efficiency;
 mod event;
@@ -16,6 +17,7 @@ mod lines;
 mod liveness;
 mod pace;
 mod performance;
+mod pulse;
 mod recommend;
 mod registry;
 mod retries;
@@ -27,6 +29,7 @@ mod time;
 mod unmet;
 mod usage;
 mod view;
+mod waits;
 mod why;
 
 #[doc(hidden)]
@@ -34,6 +37,7 @@ pub mod measure;
 pub mod placement;
 pub mod scaling;
 
+pub use browse::{AgentQuery, AgentSort, Page, TaskQuery};
 pub use config::{
     AgentConfig, Config, KindConfig, KindSettings, Limits, Liveness, Overcommit, Placement, ResourceWeights, STEP_DOWN,
     Said, TenantConfig,
@@ -41,7 +45,9 @@ pub use config::{
 pub use event::{Action, Actions, Delivery, Dispatch, Done, Event, Notice, Sequence, Settlement, Unreadable};
 pub use history::{End, History, HowEnded};
 pub use pace::Rate;
+pub use pulse::Pulse;
 pub use recommend::FEWEST as FEWEST_SAMPLES;
 pub use scheduler::Scheduler;
 pub use time::Timestamp;
 pub use view::QueueView;
+pub use waits::Waits;

@@ -28,6 +28,7 @@ use crate::shares::Charge;
 use crate::tasks::{Attempt, State, Tasks};
 use crate::tenants::{TenantKey, Tenants};
 use crate::unmet::Unmet;
+use crate::waits::Waits;
 use crate::why::Recent;
 
 /// How often agents are looked at for silence.
@@ -66,6 +67,8 @@ pub struct Scheduler {
     pub(crate) timers: BinaryHeap<Reverse<(Timestamp, Timer)>>,
     pub(crate) next_tick: Timestamp,
     pub(crate) counters: Counters,
+    /// How long tasks waited for their first start since it leads.
+    pub(crate) waits: Waits,
     /// Changes whenever the set of kinds does that agents can do.
     pub(crate) served_version: u64,
     /// Agents that can take something that they could not take before, if anything waits for that.
@@ -182,6 +185,7 @@ impl Scheduler {
             timers: BinaryHeap::new(),
             next_tick: Timestamp::default(),
             counters: Counters::default(),
+            waits: Waits::default(),
             served_version: 0,
             with_room: BTreeSet::new(),
             unmet: Unmet::default(),
@@ -310,6 +314,7 @@ impl Scheduler {
     fn take_leadership(&mut self, epoch: Epoch, now: Timestamp, actions: &mut Actions) {
         self.epoch = Some(epoch);
         self.counters = Counters::default();
+        self.waits = Waits::default();
         self.brake.begin();
         self.forgive_silence(self.config.liveness.lost_after, now);
         let mut awaited = FxHashSet::default();
@@ -501,6 +506,9 @@ impl Scheduler {
         let epoch = self.epoch.expect("only a leader places");
         let task = self.tasks.get(sequence).expect("it was at the head of its line");
         let (number, kind, tenant) = (task.attempts + 1, task.demand.kind, task.demand.tenant);
+        if number == 1 {
+            self.waits.add(now.since(task.accepted));
+        }
         let rate = self.rate_of(sequence);
         let owner = self.tenants.get_mut(tenant);
         owner.pace.started(owner.settings.rate, now);

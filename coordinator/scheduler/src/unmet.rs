@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 use shared::Priority;
 use shared::api::UnmetDemand;
 
+use crate::browse::Page;
 use crate::event::{Action, Actions, Notice, Sequence};
 use crate::kinds::{Demand, KindKey};
 use crate::lines::LineKey;
@@ -195,6 +196,15 @@ impl Scheduler {
         let mut shown: Vec<UnmetDemand> = shown.collect();
         shown.sort_by(|a, b| b.since_ms.cmp(&a.since_ms).then_with(|| a.kind.cmp(&b.kind)));
         shown
+    }
+
+    /// The first of what waits for an agent that is not there, the oldest first.
+    pub fn unmet_page(&self, limit: usize, now: Timestamp) -> Page<UnmetDemand> {
+        let mut waiting: Vec<(&Demand, &Waiting)> = self.unmet.demands.iter().collect();
+        waiting.sort_unstable_by_key(|(demand, waiting)| (waiting.since, demand.kind));
+        let total = waiting.len();
+        let shown = waiting.into_iter().take(limit);
+        Page { items: shown.map(|(demand, waiting)| self.show_one_unmet(demand, waiting, now)).collect(), total }
     }
 
     fn show_one_unmet(&self, demand: &Demand, waiting: &Waiting, now: Timestamp) -> UnmetDemand {

@@ -154,7 +154,7 @@ impl Scheduler {
         }
     }
 
-    fn show_agent(&self, agent: &Agent, now: Timestamp) -> api::Agent {
+    pub(crate) fn show_agent(&self, agent: &Agent, now: Timestamp) -> api::Agent {
         let mut kinds: Vec<Kind> = agent.kinds.iter().map(|key| self.kinds.get(*key).kind.clone()).collect();
         kinds.sort();
         let running = agent.slots_taken();
@@ -183,9 +183,14 @@ impl Scheduler {
     }
 
     fn show_task(&self, task: &Task, now: Timestamp) -> api::Task {
+        self.show_task_with(task, now, || self.why_waiting(task, now).summary)
+    }
+
+    /// The same, where somebody else says why it waits for an agent.
+    pub(crate) fn show_task_with(&self, task: &Task, now: Timestamp, why: impl FnOnce() -> String) -> api::Task {
         let kind = self.kinds.get(task.demand.kind);
         let (state, reason) = match &task.state {
-            State::Waiting => (api::TaskState::Waiting, Some(self.why_waiting(task, now).summary)),
+            State::Waiting => (api::TaskState::Waiting, Some(why())),
             State::BackingOff if kind.retries.holds_back(self.tasks.find(&task.id)) => {
                 (api::TaskState::Waiting, Some(WHY_HELD_BACK.to_owned()))
             }

@@ -5,6 +5,7 @@
 
 mod attempts;
 mod by_hand;
+mod browse;
 mod doubt;
 mod liveness;
 mod placing;
