@@ -28,6 +28,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api::Services;
+use crate::dashboard;
+use crate::dashboard::sources::Nothing;
 use guard::Guard;
 use problem::Problem;
 
@@ -63,7 +65,7 @@ impl Server {
         if let Some(file) = self.config_file.clone() {
             tokio::spawn(tokens::reload(file, tokens, self.certificate.clone()));
         }
-        let service = self.router(Arc::new(guard)).into_make_service_with_connect_info::<SocketAddr>();
+        let service = self.router(Arc::new(guard), address).into_make_service_with_connect_info::<SocketAddr>();
         match self.certificate {
             None => axum::serve(listener, service).await?,
             Some(certificate) => {
@@ -75,7 +77,9 @@ impl Server {
     }
 
     /// All that is served. Whatever is merged in stands behind the guard too.
-    fn router(&self, guard: Arc<Guard>) -> Router {
+    fn router(&self, guard: Arc<Guard>, address: SocketAddr) -> Router {
+        let Services { handle, store, client, .. } = self.services.clone();
+        let pages = dashboard::router(handle, store, client, Some(address), Arc::new(Nothing));
         let limit = self.services.client.nats().max_payload();
         let probes = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
@@ -86,6 +90,7 @@ impl Server {
             .merge(rest::router(&self.services))
             .merge(docs::router())
             .merge(login::router(guard.clone()))
+            .merge(pages)
             .layer(DefaultBodyLimit::max(limit.max(1 << 20)))
             .fallback(problem::no_such_path)
             .method_not_allowed_fallback(problem::no_such_method)

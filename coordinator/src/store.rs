@@ -5,6 +5,7 @@
 //! and gets their answers in its inbox, so that nothing waits for a reply.
 
 mod read;
+mod browse;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use shared::subject::Subjects;
 use shared::{Epoch, TaskId};
+
+pub(crate) use browse::Fill;
 
 /// Oldest server that has what the mesh needs: per-message TTL, schedules, atomic batches.
 const MINIMUM_SERVER: (i64, i64, i64) = (2, 12, 0);

@@ -52,6 +52,11 @@ impl Subjects {
         format!("{}.task.*.*.{id}", self.mesh)
     }
 
+    /// The subjects of all tasks of one kind, whatever their priority.
+    pub fn kind_filters(&self, kind: &Kind) -> [String; 2] {
+        [format!("{}.task.{kind}", self.mesh), format!("{}.task.{kind}.>", self.mesh)]
+    }
+
     /// Every task subject, for counting what is queued.
     pub fn all_tasks(&self) -> String {
         format!("{}.task.>", self.mesh)
@@ -197,6 +202,11 @@ impl Subjects {
     /// Where a leader says that it has given its lease back. (No instance has such a name: theirs have a dash.)
     pub fn resignations(&self) -> String {
         format!("{}.coordinator.resigned", self.mesh)
+    }
+
+    /// Where coordinators are asked who is there; each of them answers. (No instance has such a name either.)
+    pub fn roll_call(&self) -> String {
+        format!("{}.coordinator.present", self.mesh)
     }
 
     /// The stream that keeps tasks until they are settled.

@@ -1,0 +1,112 @@
+//! What the pages show of parts that are not theirs: pools, alerts, live events. Whoever has these fills in what is declared
+//! here; without them the pages say how one gets them.
+
+use futures_util::future::BoxFuture;
+use shared::api::Refusal;
+
+/// Where the pages get what is not the scheduler's or the streams'.
+pub(crate) trait Sources: std::fmt::Debug + Send + Sync {
+    /// The pools of agents whose number the mesh decides, by name.
+    fn pools(&self) -> BoxFuture<'_, Result<Vec<PoolView>, Refusal>>;
+    /// Alerts that have fired and not resolved, the gravest first.
+    fn alerts(&self) -> BoxFuture<'_, Result<Vec<AlertView>, Refusal>>;
+    /// The path at which events are streamed as they happen (server-sent events with an event in JSON each); without one the
+    /// page of events looks again and again.
+    fn event_stream(&self) -> Option<&str>;
+}
+
+/// A pool of agents.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct PoolView {
+    /// What it is called.
+    pub(crate) name: String,
+    /// What its agents can do, and their labels, in words.
+    pub(crate) agents: String,
+    /// What it is at: `steady`, `growing`, …
+    pub(crate) phase: String,
+    /// How many agents are wished for, if anything is yet.
+    pub(crate) wished: Option<u32>,
+    /// How many are there.
+    pub(crate) present: u32,
+    /// How many were ordered and are not there yet.
+    pub(crate) starting: u32,
+    /// The fewest and the most that there may be.
+    pub(crate) bounds: (u32, u32),
+    /// What starts and ends them, in words.
+    pub(crate) actuator: String,
+    /// What each rule said when it was last looked at.
+    pub(crate) findings: Vec<FindingView>,
+    /// What was changed, the oldest first.
+    pub(crate) changes: Vec<ChangeView>,
+}
+
+/// What one rule says of a pool.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct FindingView {
+    /// Which rule.
+    pub(crate) rule: String,
+    /// What it looks at, with its unit.
+    pub(crate) metric: String,
+    /// What that is, if it is known.
+    pub(crate) value: Option<f64>,
+    /// What it is compared with.
+    pub(crate) threshold: f64,
+    /// How many agents it wants.
+    pub(crate) wants: Option<u32>,
+    /// Why it changes nothing now, in words.
+    pub(crate) waits_for: Option<String>,
+}
+
+/// A change of a pool's number of agents.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct ChangeView {
+    /// When, in milliseconds since 1970.
+    pub(crate) at_ms: u64,
+    /// Why, in words: rule, metric, value, threshold.
+    pub(crate) cause: String,
+    /// How many agents were there.
+    pub(crate) before: u32,
+    /// How many were wished for.
+    pub(crate) wished: u32,
+    /// How many were there when it ended.
+    pub(crate) after: Option<u32>,
+    /// What came of it: `underway`, `succeeded`, `partly`, `failed`, `planned`.
+    pub(crate) outcome: String,
+    /// How long it took, in milliseconds.
+    pub(crate) took_ms: Option<u64>,
+    /// What went wrong, in words.
+    pub(crate) error: Option<String>,
+}
+
+/// An alert that has fired.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AlertView {
+    /// Which rule.
+    pub(crate) name: String,
+    /// Whether somebody must act at once.
+    pub(crate) is_critical: bool,
+    /// Milliseconds since it fired.
+    pub(crate) since_ms: u64,
+    /// What is the matter, in words.
+    pub(crate) summary: String,
+    /// Whether somebody has said that they know.
+    pub(crate) is_acknowledged: bool,
+}
+
+/// No pools, no alerts, no stream of events.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nothing;
+
+impl Sources for Nothing {
+    fn pools(&self) -> BoxFuture<'_, Result<Vec<PoolView>, Refusal>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn alerts(&self) -> BoxFuture<'_, Result<Vec<AlertView>, Refusal>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn event_stream(&self) -> Option<&str> {
+        None
+    }
+}
