@@ -8,6 +8,7 @@ mod bad_input;
 mod bad_surroundings;
 mod busy;
 mod contract;
+mod dashboard;
 mod deploy;
 mod doctor;
 mod drain;
