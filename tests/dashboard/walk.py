@@ -1,9 +1,9 @@
 """Walks the web pages in headless Chromium: walk.py URL DIRECTORY PATH…
 
-Opens each path wide and narrow, light and dark, and stores a picture of it in the directory. It fails on whatever the console
-calls an error, on a breach of the content security policy, on a page that is wider than its window, on text that can hardly
-be read, and if a script ran that came with a name, an error or a body. Then it goes through the pages by keyboard, and looks
-at them without script.
+Opens each path wide and narrow, light and dark, and stores a picture of it in the directory. It fails on whatever the
+console calls an error, on a breach of the content security policy, on a page that is wider than its window, on text
+that can hardly be read, and if a script ran that came with a name, an error or a body. Then it goes through the pages
+by keyboard, and looks at them without script.
 """
 
 import pathlib
@@ -22,14 +22,16 @@ SCHEMES = ["light", "dark"]
 # Kept from before anything on the page runs.
 WATCH = """
 window.breaches = [];
-addEventListener("securitypolicyviolation", (breach) => breaches.push(`${breach.violatedDirective} ${breach.blockedURI}`));
+addEventListener("securitypolicyviolation", (breach) =>
+  breaches.push(`${breach.violatedDirective} ${breach.blockedURI}`));
 """
 
 # Text whose contrast is below that of WCAG AA: 4.5, or 3 where it is large.
 FAINT = """
 const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
 const light = (color) => {
-  const [r, g, b] = numbers(color).map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+  const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const [r, g, b] = numbers(color).map((v) => linear(v / 255));
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 };
 const ground = (element) => {
@@ -43,7 +45,8 @@ const faint = [];
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (walker.nextNode()) {
   const element = walker.currentNode.parentElement;
-  if (!walker.currentNode.data.trim() || element.closest("svg, noscript, [hidden]") || !element.getClientRects().length) continue;
+  if (!walker.currentNode.data.trim() || element.closest("svg, noscript, [hidden]")) continue;
+  if (!element.getClientRects().length) continue;
   const style = getComputedStyle(element);
   const [one, other] = [light(style.color), light(ground(element))].sort((a, b) => b - a);
   const ratio = (one + 0.05) / (other + 0.05);

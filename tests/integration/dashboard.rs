@@ -21,7 +21,8 @@ const PICTURES: &str = "HIVE_SCREENSHOTS";
 const NASTY: &str =
     "</pre><script>window.ran=1</script><img src=x onerror=window.ran=1>'\"&\u{202e}txt.exe\u{200b}\u{1b}[31m";
 /// As it is to be seen.
-const SEEN: &str = "&lt;/pre&gt;&lt;script&gt;window.ran=1&lt;/script&gt;&lt;img src=x onerror=window.ran=1&gt;&#39;&quot;&amp;\\u{202e}txt.exe\\u{200b}";
+const SEEN: &str = "&lt;/pre&gt;&lt;script&gt;window.ran=1&lt;/script&gt;&lt;img src=x onerror=window.ran=1&gt;\
+                    &#39;&quot;&amp;\\u{202e}txt.exe\\u{200b}";
 
 const PAGES: [&str; 9] = ["/", "/queues", "/agents", "/tasks", "/scaling", "/resources", "/dead", "/events", "/help"];
 

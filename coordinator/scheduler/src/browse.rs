@@ -1,5 +1,5 @@
-//! Agents and tasks for whoever looks at many of them: filtered and sorted here, and only what is asked for is shown. So a
-//! page costs about the same with ten agents and with 10,000.
+//! Agents and tasks for whoever looks at many of them: filtered and sorted here, and only what is asked for is shown.
+//! So a page costs about the same with ten agents and with 10,000.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;

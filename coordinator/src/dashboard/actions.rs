@@ -1,8 +1,8 @@
-//! What can be done from a page. Whatever takes work or tasks away is asked about first; each is done by a form, and leads
-//! back to where one sees what came of it. Nothing is done by following a link.
+//! What can be done from a page. Whatever takes work or tasks away is asked about first; each is done by a form, and
+//! leads back to where one sees what came of it. Nothing is done by following a link.
 //!
-//! To add a deed: a variant of [`Deed`], how it is told in [`Deed::manner`], what it does in [`perform`], and when it is
-//! offered in one of the `for_…` functions.
+//! To add a deed: a variant of [`Deed`], how it is told in [`Deed::manner`], what it does in [`perform`], and when it
+//! is offered in one of the `for_…` functions.
 
 use askama::Template;
 use axum::Router;

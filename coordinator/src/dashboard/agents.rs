@@ -92,7 +92,7 @@ pub(super) async fn list(
         .with("text", filter.text.trim())
         .with("sort", filter.sort.trim())
         .with("order", filter.order.trim());
-    let sorted = SORTS.iter().find(|(_, by)| *by == sort).map_or("id", |(name, _)| name);
+    let sorted = SORTS.iter().find(|(_, by)| *by == sort).map_or("id", |(name, _)| *name);
     let heads = [
         ("Agent", "id"),
         ("State", "state"),

@@ -1,6 +1,7 @@
 //! Charts: lines over the minutes that have passed.
 //!
-//! The colours that are drawn with are no colours but names: the style sheet has one for each, in the light and in the dark.
+//! The colours that are drawn with are no colours but names: the style sheet has one for each, in the light and in the
+//! dark.
 
 use std::error::Error;
 

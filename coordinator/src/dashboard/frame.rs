@@ -94,7 +94,12 @@ impl Dashboard {
         let status = self.handle.status();
         let seen = self.seen.lock();
         let other = seen.leader().filter(|leader| leader.instance != status.instance);
-        let place = |(of, path, name, key)| Place { path, name, key, is_here: of == section };
+        let place = |(of, path, name, key): (Section, &'static str, &'static str, char)| Place {
+            path,
+            name,
+            key,
+            is_here: of == section,
+        };
         let alerts = seen.alerts.iter().filter(|alert| !alert.is_acknowledged).count() as u64;
         Frame {
             title: title.into(),

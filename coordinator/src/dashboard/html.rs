@@ -78,25 +78,23 @@ pub(super) fn badge(class: &'static str, word: &str) -> Html {
 
 /// How much of something is taken, as a bar and in words.
 pub(super) fn bar(taken: f64, words: &str) -> Html {
-    let width = width(taken);
-    let class = if taken > 0.9 { "full" } else { "taken" };
-    Html(format!(
-        r#"<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label="{0}"><title>{0}</title><rect class="room" width="100" height="8"/><rect class="{class}" width="{width}" height="8"/></svg>"#,
-        escaped(words),
-    ))
+    let (class, width) = (if taken > 0.9 { "full" } else { "taken" }, width(taken));
+    framed(words, &format!(r#"<rect class="{class}" width="{width}" height="8"/>"#))
 }
 
 /// What is used and reserved of a resource, as a bar in a bar, and in words.
 pub(super) fn resource_bar(resource: &str, used: Option<u64>, reserved: u64, capacity: u64) -> Html {
     let part = |amount: u64| if capacity > 0 { width(amount as f64 / capacity as f64) } else { 0.0 };
-    let words = resource_words(resource, used, reserved, capacity);
-    let used = used.map(|used| format!(r#"<rect class="used" y="2.5" width="{}" height="3"/>"#, part(used)));
-    Html(format!(
-        r#"<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label="{0}"><title>{0}</title><rect class="room" width="100" height="8"/><rect class="taken" width="{1}" height="8"/>{2}</svg>"#,
-        escaped(&words),
-        part(reserved),
-        used.unwrap_or_default(),
-    ))
+    let used_bar = used.map(|used| format!(r#"<rect class="used" y="2.5" width="{}" height="3"/>"#, part(used)));
+    let reserved_bar = format!(r#"<rect class="taken" width="{}" height="8"/>"#, part(reserved));
+    framed(&resource_words(resource, used, reserved, capacity), &(reserved_bar + &used_bar.unwrap_or_default()))
+}
+
+fn framed(words: &str, bars: &str) -> Html {
+    let words = escaped(words);
+    let open = r#"<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" role="img""#;
+    let room = r#"<rect class="room" width="100" height="8"/>"#;
+    Html(format!(r#"{open} aria-label="{words}"><title>{words}</title>{room}{bars}</svg>"#))
 }
 
 /// The same in words alone.

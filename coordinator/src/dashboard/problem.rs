@@ -10,7 +10,8 @@ use shared::api::Refusal;
 use super::Dashboard;
 use super::frame::{Frame, Section};
 
-/// Only what comes from here is run, shown or sent to: no script in a page, whatever got into it, and no other site's frame.
+/// Only what comes from here is run, shown or sent to: no script in a page, whatever got into it, and no other site's
+/// frame.
 const POLICY: &str =
     "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'";
 

@@ -14,8 +14,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const BROKER: Duration = Duration::from_secs(2);
 /// How long after somebody has looked at a page it still counts as looked at.
 const WATCHED: Duration = Duration::from_secs(60);
-/// How often what is stored is counted by kind, at most. That goes through every subject of the task stream: so it is done
-/// while somebody looks only, and takes up no more than this share of the time.
+/// How often what is stored is counted by kind, at most. That goes through every subject of the task stream: so it is
+/// done while somebody looks only, and takes up no more than this share of the time.
 const COUNT: Duration = Duration::from_secs(5);
 const COUNT_SHARE: u32 = 50;
 

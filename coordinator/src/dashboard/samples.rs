@@ -1,5 +1,5 @@
-//! What the mesh was like in the last ten minutes, a sample a second; and what is asked of the broker beside, so that no view
-//! of a page has to wait for a stream.
+//! What the mesh was like in the last ten minutes, a sample a second; and what is asked of the broker beside, so that
+//! no view of a page has to wait for a stream.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};

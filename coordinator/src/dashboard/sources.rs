@@ -1,5 +1,5 @@
-//! What the pages show of parts that are not theirs: pools, alerts, live events. Whoever has these fills in what is declared
-//! here; without them the pages say how one gets them.
+//! What the pages show of parts that are not theirs: pools, alerts, live events. Whoever has these fills in what is
+//! declared here; without them the pages say how one gets them.
 
 use futures_util::future::BoxFuture;
 use shared::api::Refusal;
@@ -10,8 +10,8 @@ pub(crate) trait Sources: std::fmt::Debug + Send + Sync {
     fn pools(&self) -> BoxFuture<'_, Result<Vec<PoolView>, Refusal>>;
     /// Alerts that have fired and not resolved, the gravest first.
     fn alerts(&self) -> BoxFuture<'_, Result<Vec<AlertView>, Refusal>>;
-    /// The path at which events are streamed as they happen (server-sent events with an event in JSON each); without one the
-    /// page of events looks again and again.
+    /// The path at which events are streamed as they happen (server-sent events with an event in JSON each); without
+    /// one the page of events looks again and again.
     fn event_stream(&self) -> Option<&str>;
 }
 

@@ -82,11 +82,11 @@ pub(super) fn columns(
     is_descending: bool,
     all: &[(&'static str, &'static str)],
 ) -> Vec<Column> {
-    let column = |(label, name): &(&'static str, &'static str)| {
-        let is_sorted = *name == sort;
+    let column = |&(label, name): &(&'static str, &'static str)| {
+        let is_sorted = name == sort;
         // Once more turns it round.
         let order = if is_sorted && !is_descending { "down" } else { "up" };
-        let to = query.with("sort", *name).with("order", order).with("offset", "");
+        let to = query.with("sort", name).with("order", order).with("offset", "");
         Column {
             label,
             path: (!name.is_empty()).then(|| to.on(path)),

@@ -239,8 +239,8 @@ fn ended(end: &End) -> Ended {
 
 fn message(stored: &Stored) -> Message {
     let pairs = stored.headers.iter().flat_map(|(name, values)| {
-        let text = |value: &async_nats::HeaderValue| (name.to_string(), value.as_str().chars().take(HEADER).collect());
-        values.iter().map(text).collect::<Vec<(String, String)>>()
+        let name: &str = name.as_ref();
+        values.iter().map(move |value| (name.to_owned(), value.as_str().chars().take(HEADER).collect::<String>()))
     });
     Message {
         when: html::moment(stored.stored),

@@ -1,5 +1,5 @@
-//! Escapes whatever the pages show, for HTML and against what deceives the eye: control characters, characters that turn
-//! the direction of the text around them, and such as cannot be seen at all.
+//! Escapes whatever the pages show, for HTML and against what deceives the eye: control characters, characters that
+//! turn the direction of the text around them, and such as cannot be seen at all.
 
 use std::fmt::{self, Write};
 

@@ -46,7 +46,8 @@ impl Store {
         Ok(fills)
     }
 
-    /// How many tasks of each kind the task stream holds, whoever has them. Goes through all subjects: not for every view.
+    /// How many tasks of each kind the task stream holds, whoever has them. Goes through all subjects: not for every
+    /// view.
     pub(crate) async fn stored_by_kind(&self) -> Result<BTreeMap<Kind, u64>, StoreError> {
         let stream = self.get(self.subjects.tasks_stream()).await?;
         let mut subjects =

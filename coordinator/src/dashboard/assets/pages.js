@@ -121,7 +121,8 @@
   }
 
   // The first link of each row of the lists on the page.
-  const rows = () => [...document.querySelectorAll("main tbody tr")].map((row) => row.querySelector("a")).filter(Boolean);
+  const rows = () =>
+    [...document.querySelectorAll("main tbody tr")].map((row) => row.querySelector("a")).filter(Boolean);
   function step(by) {
     const links = rows();
     if (links.length === 0) return;
@@ -171,7 +172,8 @@
       state.textContent = "Live.";
     };
     source.onerror = () => {
-      state.textContent = source.readyState === EventSource.CLOSED ? "Not live: reload the page." : "Connecting again…";
+      const isOver = source.readyState === EventSource.CLOSED;
+      state.textContent = isOver ? "Not live: reload the page." : "Connecting again…";
     };
     source.onmessage = (message) => {
       if (!paused) add(list, message.data);
@@ -224,10 +226,10 @@
   }
 
   // As the pages themselves show it: what hides or turns text is written out.
+  const control = "\\u0000-\\u0008\\u000a-\\u001f\\u007f-\\u009f";
+  const hiding = "\\u00ad\\u061c\\u180e\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb";
+  const deceiving = new RegExp(`[${control}${hiding}\\u{e0000}-\\u{e007f}]`, "gu");
   function visible(text) {
-    return String(text).replace(
-      /[\u0000-\u0008\u000a-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\u{e0000}-\u{e007f}]/gu,
-      (hidden) => `\\u{${hidden.codePointAt(0).toString(16)}}`,
-    );
+    return String(text).replace(deceiving, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
   }
 })();
