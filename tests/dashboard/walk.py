@@ -133,6 +133,12 @@ def until(driver, what, is_so):
         need(False, f"by keyboard: {what}; now at {driver.current_url}")
 
 
+def arrives(driver, what, url):
+    """A page is there when its script has run too."""
+    is_there = "return location.href === arguments[0] && document.readyState === 'complete'"
+    until(driver, what, lambda d: d.execute_script(is_there, url))
+
+
 def by_keyboard(driver, url):
     look_as(driver, "wide", "light")
     driver.get(url + "/")
@@ -143,17 +149,19 @@ def by_keyboard(driver, url):
     press(driver, Keys.ENTER)
     until(driver, "the skip link leads to the content", lambda d: d.current_url.endswith("#main"))
     press(driver, "g", "a")
-    until(driver, "g a leads to the agents", lambda d: d.current_url == url + "/agents")
+    arrives(driver, "g a leads to the agents", url + "/agents")
     press(driver, "j")
     link = driver.switch_to.active_element.get_attribute("href") or ""
     need("/agents/" in link, f"by keyboard: j leads to {link}")
     keeps_its_focus(driver, link)
     press(driver, Keys.ENTER)
-    until(driver, "Enter opens a row", lambda d: d.current_url == link)
-    press(driver, "g", "t", "/")
+    arrives(driver, "Enter opens a row", link)
+    press(driver, "g", "t")
+    arrives(driver, "g t leads to the tasks", url + "/tasks")
+    press(driver, "/")
     until(driver, "/ leads to the filter", lambda d: d.switch_to.active_element.get_attribute("name") == "text")
     press(driver, "g", Keys.ESCAPE, "?")
-    until(driver, "? leads to the help", lambda d: d.current_url == url + "/help")
+    arrives(driver, "? leads to the help", url + "/help")
     by_theme(driver)
 
 
