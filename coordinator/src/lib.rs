@@ -3,7 +3,7 @@
 //! [`node`] is the loop around the scheduler, [`store`] the only part that touches JetStream, [`lease`] decides who
 //! leads, [`auth`] makes the users of a NATS server. [`api`] and [`http`] answer questions, [`dead`] those about dead
 //! letters; [`cli`] is the command line, [`local`] runs whole meshes on one machine for `dev`, `bench` and the tests, and
-//! `conformance` checks agents of any make, `dashboard` makes the web pages.
+//! `conformance` checks agents of any make; [`dashboard`] makes the web pages.
 
 pub mod api;
 pub mod auth;
@@ -11,7 +11,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 mod conformance;
-mod dashboard;
+pub mod dashboard;
 pub mod dead;
 pub mod demo;
 pub mod http;

@@ -1,8 +1,8 @@
 //! The web pages: what the mesh is doing, and what an operator does about it.
 //!
 //! They are made here, whole, by templates, and work without script; a small one of our own keeps them up to date. What
-//! takes long to find out is found out by [`sampler`] beforehand. Nothing is changed by looking: [`actions`] is reached
-//! by forms alone. Who may look and act is decided by whoever serves [`router`].
+//! takes long to find out is found out by `sampler` beforehand. Nothing is changed by looking: `actions` is reached
+//! by forms alone. Who may look and act is decided by whoever serves `router`.
 
 mod actions;
 mod agents;
@@ -22,7 +22,7 @@ mod sampler;
 mod samples;
 mod scaling;
 mod show;
-pub(crate) mod sources;
+pub mod sources;
 mod table;
 mod tasks;
 mod visible;

@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use shared::api::Refusal;
 
 /// Where the pages get what is not the scheduler's or the streams'.
-pub(crate) trait Sources: std::fmt::Debug + Send + Sync {
+pub trait Sources: std::fmt::Debug + Send + Sync {
     /// The pools of agents whose number the mesh decides, by name.
     fn pools(&self) -> BoxFuture<'_, Result<Vec<PoolView>, Refusal>>;
     /// Alerts that have fired and not resolved, the gravest first.
@@ -17,85 +17,85 @@ pub(crate) trait Sources: std::fmt::Debug + Send + Sync {
 
 /// A pool of agents.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct PoolView {
+pub struct PoolView {
     /// What it is called.
-    pub(crate) name: String,
+    pub name: String,
     /// What its agents can do, and their labels, in words.
-    pub(crate) agents: String,
+    pub agents: String,
     /// What it is at: `steady`, `growing`, …
-    pub(crate) phase: String,
+    pub phase: String,
     /// How many agents are wished for, if anything is yet.
-    pub(crate) wished: Option<u32>,
+    pub wished: Option<u32>,
     /// How many are there.
-    pub(crate) present: u32,
+    pub present: u32,
     /// How many were ordered and are not there yet.
-    pub(crate) starting: u32,
+    pub starting: u32,
     /// The fewest and the most that there may be.
-    pub(crate) bounds: (u32, u32),
+    pub bounds: (u32, u32),
     /// What starts and ends them, in words.
-    pub(crate) actuator: String,
+    pub actuator: String,
     /// What each rule said when it was last looked at.
-    pub(crate) findings: Vec<FindingView>,
+    pub findings: Vec<FindingView>,
     /// What was changed, the oldest first.
-    pub(crate) changes: Vec<ChangeView>,
+    pub changes: Vec<ChangeView>,
 }
 
 /// What one rule says of a pool.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct FindingView {
+pub struct FindingView {
     /// Which rule.
-    pub(crate) rule: String,
+    pub rule: String,
     /// What it looks at, with its unit.
-    pub(crate) metric: String,
+    pub metric: String,
     /// What that is, if it is known.
-    pub(crate) value: Option<f64>,
+    pub value: Option<f64>,
     /// What it is compared with.
-    pub(crate) threshold: f64,
+    pub threshold: f64,
     /// How many agents it wants.
-    pub(crate) wants: Option<u32>,
+    pub wants: Option<u32>,
     /// Why it changes nothing now, in words.
-    pub(crate) waits_for: Option<String>,
+    pub waits_for: Option<String>,
 }
 
 /// A change of a pool's number of agents.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct ChangeView {
+pub struct ChangeView {
     /// When, in milliseconds since 1970.
-    pub(crate) at_ms: u64,
+    pub at_ms: u64,
     /// Why, in words: rule, metric, value, threshold.
-    pub(crate) cause: String,
+    pub cause: String,
     /// How many agents were there.
-    pub(crate) before: u32,
+    pub before: u32,
     /// How many were wished for.
-    pub(crate) wished: u32,
+    pub wished: u32,
     /// How many were there when it ended.
-    pub(crate) after: Option<u32>,
+    pub after: Option<u32>,
     /// What came of it: `underway`, `succeeded`, `partly`, `failed`, `planned`.
-    pub(crate) outcome: String,
+    pub outcome: String,
     /// How long it took, in milliseconds.
-    pub(crate) took_ms: Option<u64>,
+    pub took_ms: Option<u64>,
     /// What went wrong, in words.
-    pub(crate) error: Option<String>,
+    pub error: Option<String>,
 }
 
 /// An alert that has fired.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct AlertView {
+pub struct AlertView {
     /// Which rule.
-    pub(crate) name: String,
+    pub name: String,
     /// Whether somebody must act at once.
-    pub(crate) is_critical: bool,
+    pub is_critical: bool,
     /// Milliseconds since it fired.
-    pub(crate) since_ms: u64,
+    pub since_ms: u64,
     /// What is the matter, in words.
-    pub(crate) summary: String,
+    pub summary: String,
     /// Whether somebody has said that they know.
-    pub(crate) is_acknowledged: bool,
+    pub is_acknowledged: bool,
 }
 
 /// No pools, no alerts, no stream of events.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Nothing;
+pub struct Nothing;
 
 impl Sources for Nothing {
     fn pools(&self) -> BoxFuture<'_, Result<Vec<PoolView>, Refusal>> {
