@@ -30,8 +30,12 @@ pub const AFFINITY: &str = "Hive-Affinity";
 pub const REPLY_TO: &str = "Hive-Reply-To";
 /// `keep` or `discard`.
 pub const RESULT: &str = "Hive-Result";
+/// `stream`: what its attempts write to their logs is told as it comes, whoever listens.
+pub const LOG: &str = "Hive-Log";
 /// W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
+/// What tracing systems add to it.
+pub const TRACESTATE: &str = "tracestate";
 /// The media type of a message of the mesh itself.
 pub const CONTENT_TYPE: &str = "Content-Type";
 
@@ -67,6 +71,16 @@ pub const CPU_MS: &str = "Hive-Cpu-Ms";
 pub const MEMORY_PEAK: &str = "Hive-Memory-Peak";
 /// Bytes that it read from disks and wrote to them.
 pub const IO_BYTES: &str = "Hive-Io-Bytes";
+/// How far an attempt is, 0 to 1.
+pub const PROGRESS: &str = "Hive-Progress";
+/// What it is doing, in words.
+pub const PROGRESS_TEXT: &str = "Hive-Progress-Text";
+/// How many bytes of the attempt's log come before the ones in the message.
+pub const LOG_OFFSET: &str = "Hive-Log-Offset";
+/// How many bytes the log has, for now.
+pub const LOG_END: &str = "Hive-Log-End";
+/// `running`, `ended` or `gone`: whether the log will grow, or is not kept.
+pub const LOG_STATE: &str = "Hive-Log-State";
 
 /// Headers that the mesh itself writes or uses up between coordinator and agent. Any other header of a task
 /// is carried through to its handler.
@@ -93,6 +107,9 @@ pub mod name {
         MSG_ID,
         TIMEOUT,
         REPLY_TO,
+        LOG,
+        TRACEPARENT,
+        TRACESTATE,
         CONTENT_TYPE,
         TASK,
         SEQUENCE,
@@ -114,7 +131,12 @@ pub mod name {
         RESOURCES,
         CPU_MS,
         MEMORY_PEAK,
-        IO_BYTES
+        IO_BYTES,
+        PROGRESS,
+        PROGRESS_TEXT,
+        LOG_OFFSET,
+        LOG_END,
+        LOG_STATE
     );
 }
 

@@ -4,7 +4,7 @@
 //! Everything here is checked on the way in, so that the rest of the mesh never meets a bad name. With the feature
 //! `nats` (on by default) there is also [`connect`], which knows the settings a long-lived NATS connection needs,
 //! [`Client`], a small client for submitting tasks and waiting for their results, and [`health`], which asks a program
-//! whether it is well.
+//! whether it is well. With the feature `trace` there is `trace`, which sends spans to a collector.
 
 pub mod api;
 pub mod codec;
@@ -27,6 +27,8 @@ pub mod connect;
 pub mod health;
 #[cfg(feature = "nats")]
 pub mod supervisor;
+#[cfg(feature = "trace")]
+pub mod trace;
 
 #[cfg(feature = "nats")]
 pub use client::Client;

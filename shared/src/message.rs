@@ -1,6 +1,7 @@
 //! The mesh's own messages between agents and coordinator.
 //!
-//! `run` and `done` are not here: they carry the task's body untouched and everything else in headers.
+//! `run`, `done` and `progress` are not here: they carry the bytes of task, output or log untouched, and everything else in
+//! headers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -234,6 +235,23 @@ pub struct Cancel {
 pub struct Drain {
     /// The leader's epoch.
     pub epoch: Epoch,
+}
+
+/// Somebody wants to see what an attempt writes to its log: what comes after `after` at once, and for a while what is
+/// written from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follow {
+    /// The attempt's task.
+    pub task: TaskId,
+    /// The attempt's number; the agent's last of the task if 0.
+    #[serde(default)]
+    pub attempt: u32,
+    /// How many bytes of that attempt's log are known.
+    #[serde(default)]
+    pub after: u64,
+    /// How long what is written is told as it comes.
+    #[serde(default, with = "humantime_serde")]
+    pub lasting: Duration,
 }
 
 /// The answer to a ping.

@@ -264,7 +264,7 @@ pub enum AgentVerb {
     Report,
     /// An attempt has ended.
     Done,
-    /// An attempt gets on.
+    /// An attempt gets on, or has written to its log.
     Progress,
     /// It leaves.
     Bye,
@@ -311,11 +311,13 @@ pub enum InboxVerb {
     Ping,
     /// A beat that wanted an answer was heard.
     Heard,
+    /// Tell what an attempt writes to its log.
+    Follow,
 }
 
 impl InboxVerb {
     /// Every verb.
-    pub const ALL: [InboxVerb; 7] = [
+    pub const ALL: [InboxVerb; 8] = [
         InboxVerb::Welcome,
         InboxVerb::Run,
         InboxVerb::Cancel,
@@ -323,6 +325,7 @@ impl InboxVerb {
         InboxVerb::Drain,
         InboxVerb::Ping,
         InboxVerb::Heard,
+        InboxVerb::Follow,
     ];
 
     /// Its token in a subject.
@@ -335,6 +338,7 @@ impl InboxVerb {
             InboxVerb::Drain => "drain",
             InboxVerb::Ping => "ping",
             InboxVerb::Heard => "heard",
+            InboxVerb::Follow => "follow",
         }
     }
 }

@@ -142,7 +142,7 @@ impl TaskOptions {
             let Some(value) = get(name) else { return Ok(None) };
             parse(value.trim()).map(Some).map_err(|e| BadHeader { name, problem: e.to_string() })
         }
-        Ok(Self {
+        let options = Self {
             id: read(&get, header::MSG_ID, |v| -> Result<_, BadName> { TaskId::new(v) })?,
             timeout: read(&get, header::TIMEOUT, parse_timeout)?,
             deadline: read(&get, header::DEADLINE, parse_deadline)?,
@@ -158,7 +158,10 @@ impl TaskOptions {
             affinity: read(&get, header::AFFINITY, |v| parse_word(v, 128))?,
             reply_to: read(&get, header::REPLY_TO, parse_reply_to)?,
             discard_result: read(&get, header::RESULT, parse_discard)?.unwrap_or(false),
-        })
+        };
+        // It is for the agent, and only looked at here.
+        read(&get, header::LOG, parse_log)?;
+        Ok(options)
     }
 }
 
@@ -215,6 +218,10 @@ fn parse_discard(text: &str) -> Result<bool, String> {
         "discard" => Ok(true),
         _ => Err(format!("`{}` is neither `keep` nor `discard`", excerpt(text))),
     }
+}
+
+fn parse_log(text: &str) -> Result<(), String> {
+    if text == "stream" { Ok(()) } else { Err(format!("`{}` is not `stream`", excerpt(text))) }
 }
 
 /// How a task ended. It ends once.
@@ -390,6 +397,7 @@ mod tests {
             ("Hive-Reply-To", "a..b"),
             ("Hive-Reply-To", "$JS.API.STREAM.DELETE.HIVE_TASKS"),
             ("Hive-Result", "burn"),
+            ("Hive-Log", "loud"),
         ] {
             let error = parse(&[(name, value)]).unwrap_err();
             assert_eq!(error.name, name);

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use shared::codec::Format;
 use shared::message::{
-    AttemptRef, Beat, Bye, Cancel, Drain, Heard, Held, HeldState, Hello, Needed, Pong, Report, Settled, Welcome,
+    AttemptRef, Beat, Bye, Cancel, Drain, Follow, Heard, Held, HeldState, Hello, Needed, Pong, Report, Settled, Welcome,
 };
 use shared::needs::Labels;
 use shared::{Countables, Epoch, Incarnation, Resources};
@@ -103,6 +103,13 @@ fn drain_is_as_pinned() {
 }
 
 #[test]
+fn follow_is_as_pinned() {
+    let lasting = Duration::from_secs(15);
+
+    assert_pinned("follow", &Follow { task: "t-1".parse().unwrap(), attempt: 2, after: 1024, lasting });
+}
+
+#[test]
 fn pong_is_as_pinned() {
     assert_pinned("pong", &Pong { agent: "ada".parse().unwrap(), beat: beat() });
 }
@@ -116,6 +123,7 @@ fn what_an_older_version_leaves_out_has_a_default() {
     let bye: Bye = in_both_formats(&json!({ "incarnation": 4 }));
     let welcome: Welcome = in_both_formats(&json!({ "epoch": 7, "beat_interval": "500ms", "report_interval": "5s" }));
     let cancel: Cancel = in_both_formats(&json!({ "task": "t-1", "attempt": 2, "epoch": 7 }));
+    let follow: Follow = in_both_formats(&json!({ "task": "t-1" }));
 
     let expected = Hello {
         incarnation: Incarnation(4),
@@ -141,6 +149,7 @@ fn what_an_older_version_leaves_out_has_a_default() {
     assert_eq!(bye.returned, []);
     assert_eq!((welcome.hello_wanted, welcome.hold), (false, None));
     assert_eq!(cancel.reason, "");
+    assert_eq!((follow.attempt, follow.after, follow.lasting), (0, 0, Duration::ZERO));
 }
 
 #[test]
