@@ -9,9 +9,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
-use shared::AgentId;
 use shared::connect::Settings;
-use shared::health;
+use shared::{AgentId, health, trace};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -47,7 +46,7 @@ pub struct Args {
     #[arg(long, env = "HIVE_HEALTH", value_name = "ADDR", global = true)]
     pub health: Option<SocketAddr>,
     /// How the log on standard error is written; what it tells is set by HIVE_LOG or RUST_LOG.
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(long, env = "HIVE_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: LogFormat,
     /// Print the configuration with everything filled in, and end.
     #[arg(long)]
@@ -107,6 +106,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     start_log(args.log_format);
+    trace::start("hivemesh-agent");
     let mut builder = Agent::builder(args.connection, file.check(&path)?);
     if let Some(id) = args.id {
         builder = builder.id(id);
@@ -120,7 +120,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     leave_on_signals(agent.stopper(), parent)?;
     // The session shares the runtime's threads with the connection it talks to; this task would not.
-    match tokio::spawn(agent.run()).await.context("the agent panicked")?? {
+    let left = tokio::spawn(agent.run()).await;
+    trace::finish();
+    match left.context("the agent panicked")?? {
         Left::Drained => Ok(()),
         Left::Abandoned(0) => Ok(()),
         Left::Abandoned(running) => bail!("left at once: {running} attempts were ended by force"),

@@ -17,7 +17,7 @@ use shared::Epoch;
 use shared::codec::{DecodeError, Format};
 use shared::connect::{ConnectError, Patience, Settings};
 use shared::header;
-use shared::message::{Beat, Heard, Pong};
+use shared::message::{Beat, Follow, Heard, Pong};
 use shared::subject::{AgentVerb, InboxVerb, Subjects};
 use shared::supervisor::Supervisor;
 use tokio::net::TcpListener;
@@ -28,6 +28,7 @@ use tracing::{debug, info, trace, warn};
 use crate::beats::{self, Beats, Question, Sequence, Snapshot};
 use crate::executor::{Executor, Work};
 use crate::health;
+use crate::logs::Teller;
 use crate::session::{Action, Ended, Event, Intervals, Key, Session};
 use crate::wire;
 
@@ -91,6 +92,8 @@ pub(crate) struct Connection {
     beats: Option<Beats>,
     sequence: Sequence,
     supervisor: Supervisor,
+    /// Tells what attempts write, as long as this is there.
+    _teller: Teller,
     /// The last beats that want an answer: their number and when they said what was so.
     unanswered: VecDeque<(u64, Duration)>,
     began: Instant,
@@ -140,7 +143,10 @@ impl Connection {
             own: Default::default(),
         };
         let (beats, questions) = sender.start().map_err(Error::Thread)?;
-        let (executor, ended) = executor(output_limit(&client));
+        let limit = output_limit(&client);
+        let (executor, ended) = executor(limit);
+        let progress = subjects.agent(&agent, AgentVerb::Progress).into();
+        let teller = Teller::start(executor.logs().clone(), client.clone(), progress, limit);
         let connection = Self {
             done_subject: subjects.agent(&agent, AgentVerb::Done).into(),
             client,
@@ -150,6 +156,7 @@ impl Connection {
             beats: Some(beats),
             sequence,
             supervisor,
+            _teller: teller,
             unanswered: VecDeque::new(),
             began: Instant::now(),
             connects: 0,
@@ -230,6 +237,10 @@ impl Connection {
             Some(InboxVerb::Settled) => decode(&message).map(Event::Settled),
             Some(InboxVerb::Drain) => decode(&message).map(Event::DrainOrdered),
             Some(InboxVerb::Heard) => decode(&message).map(|heard| self.heard(&heard)),
+            Some(InboxVerb::Follow) => match decode(&message) {
+                Ok(follow) => return self.follow(&follow).await,
+                Err(error) => Err(error),
+            },
             None => {
                 debug!(subject = %message.subject, "ignored a message with an unknown verb");
                 return;
@@ -262,6 +273,18 @@ impl Connection {
         if let Err(error) = sent {
             debug!(%error, "a ping could not be answered");
         }
+    }
+
+    /// Lets somebody see what an attempt writes, or says that there is nothing to see.
+    async fn follow(&self, follow: &Follow) {
+        if self.executor.logs().follow(follow, Instant::now()) {
+            return;
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::TASK, follow.task.as_str());
+        headers.insert(header::LOG_STATE, "gone");
+        let subject = self.subjects.agent(&self.session.setup().agent, AgentVerb::Progress).into();
+        self.publish(subject, headers, Bytes::new()).await;
     }
 
     fn health(&self) -> health::State {
@@ -302,6 +325,7 @@ impl Connection {
         let connects = self.client.statistics().connects.load(Ordering::Relaxed);
         if connects != self.connects && self.is_connected() {
             self.connects = connects;
+            self.executor.logs().report_again();
             self.apply(Event::Connected).await;
         }
     }
@@ -363,6 +387,8 @@ impl Connection {
         self.welcomed = Some(intervals.epoch);
         self.supervisor.ready(&format!("welcomed by the coordinator of epoch {}", intervals.epoch));
         info!(epoch = %intervals.epoch, beat_interval = ?intervals.beat, "welcomed by the coordinator");
+        // A new leader knows nothing of how far anything is.
+        self.executor.logs().report_again();
         if let Some(beats) = &self.beats {
             beats.set(intervals);
         }

@@ -28,6 +28,7 @@ pub mod config;
 pub mod connection;
 pub mod executor;
 mod health;
+mod logs;
 pub mod session;
 mod usage;
 pub mod watchdog;

@@ -17,7 +17,7 @@ use async_nats::header::HeaderValue;
 use bytes::Bytes;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use shared::header;
+use shared::header::{self, name};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin};
 
@@ -27,9 +27,10 @@ use super::measure::used_by_ended;
 use super::strays::Kin;
 use super::watcher::Watch;
 use super::{Assignment, Failure, GRACE, too_much_output};
+use crate::logs::Log;
 use shared::Used;
 
-/// How much of the end of standard error is kept.
+/// How much of the end of standard error is looked at for an error.
 const STDERR_BYTES: usize = 4096;
 /// How much of it an error may tell; the rest of `Hive-Error` says how the program ended.
 const TAIL_BYTES: usize = header::MAX_ERROR_BYTES - 128;
@@ -132,22 +133,19 @@ impl Command {
         let mut watch = Watch::new(processes.kin.lookout(), processes.bounds.watched());
         let body = std::mem::take(&mut assignment.work.body);
         let limit = assignment.output_limit;
-        let (mut output, mut tail) = (Vec::new(), Vec::new());
+        let (log, mut output) = (assignment.log.clone(), Vec::new());
         let end = {
             let leader = &mut processes.leader;
             let (stdin, stdout, stderr) = (leader.stdin.take(), leader.stdout.take(), leader.stderr.take());
             let pipes = pin!(async {
-                tokio::try_join!(
-                    write(stdin, body),
-                    read_up_to(stdout, limit, &mut output),
-                    read_tail(stderr, &mut tail)
-                )
-                .map(|_| ())
+                tokio::try_join!(write(stdin, body), read_up_to(stdout, limit, &mut output), read_log(stderr, &log))
+                    .map(|_| ())
             });
             supervise(&mut processes, &mut watch, pipes, assignment).await
         };
+        log.close_line();
         assignment.used = processes.used(&watch);
-        verdict(end, processes.bounds.excess(), assignment, output, &tail)
+        verdict(end, processes.bounds.excess(), assignment, output, &log.tail(STDERR_BYTES))
     }
 
     fn start(&self, assignment: &Assignment) -> io::Result<Processes> {
@@ -174,8 +172,10 @@ impl Command {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
-        if let Some(trace) = assignment.work.headers.get(header::TRACEPARENT).map(HeaderValue::as_str) {
-            command.env("TRACEPARENT", trace);
+        for (variable, name) in [("TRACEPARENT", name::TRACEPARENT), ("TRACESTATE", name::TRACESTATE)] {
+            if let Some(trace) = assignment.work.headers.get(name).map(HeaderValue::as_str) {
+                command.env(variable, trace);
+            }
         }
         prepare(&mut command, mark, entry);
         command.spawn()
@@ -324,17 +324,15 @@ async fn read_up_to(from: Option<impl AsyncRead + Unpin>, limit: usize, output: 
     }
 }
 
-/// Reads to the end and keeps the last [`STDERR_BYTES`].
-async fn read_tail(from: Option<impl AsyncRead + Unpin>, tail: &mut Vec<u8>) -> Result<(), usize> {
+/// Reads to the end what belongs into the log.
+async fn read_log(from: Option<impl AsyncRead + Unpin>, log: &Log) -> Result<(), usize> {
     let Some(mut from) = from else { return Ok(()) };
+    let mut bytes = Vec::with_capacity(STDERR_BYTES);
     loop {
-        tail.reserve(STDERR_BYTES);
-        match from.read_buf(tail).await {
+        bytes.clear();
+        match from.read_buf(&mut bytes).await {
             Ok(0) | Err(_) => return Ok(()),
-            Ok(_) => {
-                let surplus = tail.len().saturating_sub(STDERR_BYTES);
-                tail.drain(..surplus);
-            }
+            Ok(_) => log.write(&bytes),
         }
     }
 }
@@ -386,6 +384,7 @@ mod tests {
         };
         let mut attempt = Attempt::of(env(&["PATH".into(), "NO_SUCH_VARIABLE".into()]), "");
         attempt.work.headers.insert("traceparent", "00-ab-cd-01");
+        attempt.work.headers.insert("tracestate", "vendor=1");
 
         let ended = attempt.start().end().await;
 
@@ -394,7 +393,7 @@ mod tests {
         lines.sort_unstable();
         let path = format!("PATH={}", std::env::var("PATH").unwrap());
         let own = ["HIVE_AGENT=ada", "HIVE_ATTEMPT=1", "HIVE_KIND=k", "HIVE_TASK=t-1"];
-        assert_eq!(lines, [&own[..], &[&path, "TRACEPARENT=00-ab-cd-01"]].concat());
+        assert_eq!(lines, [&own[..], &[&path, "TRACEPARENT=00-ab-cd-01", "TRACESTATE=vendor=1"]].concat());
     }
 
     #[tokio::test]
@@ -405,6 +404,14 @@ mod tests {
         assert!(ended.error.starts_with("exit code 3: …"), "{}", ended.error);
         assert!(ended.error.ends_with("2999 3000 disk full"), "{}", ended.error);
         assert!(ended.error.len() <= header::MAX_ERROR_BYTES);
+    }
+
+    #[tokio::test]
+    async fn how_far_a_program_is_is_no_part_of_its_error() {
+        let ended =
+            run(shell("echo 'reading' >&2; echo '::progress 0.5 half' >&2; printf '::progress 0.9' >&2; exit 1"), "");
+
+        assert_eq!(ended.await.error, "exit code 1: reading");
     }
 
     #[tokio::test]

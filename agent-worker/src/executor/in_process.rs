@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use async_nats::HeaderMap;
 use async_nats::header::HeaderValue;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use shared::{AgentId, Kind, TaskId};
 
 use super::{Assignment, Failure, GRACE, Stop};
+use crate::logs::Log;
 
 /// What a closure gets.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub struct Task {
     /// The body.
     pub body: Bytes,
     stop: Stop,
+    log: Arc<Log>,
 }
 
 impl Task {
@@ -34,6 +37,19 @@ impl Task {
     pub fn cancelled(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut stop = self.stop.clone();
         async move { stop.wanted().await }
+    }
+
+    /// Tells how far it is, 0.0 to 1.0, and what it does: whoever looks at the task sees it. Anything else is ignored.
+    ///
+    /// It may be called as often as you like; once in a second it is told.
+    pub fn progress(&self, fraction: f64, text: &str) {
+        self.log.report(fraction, text);
+    }
+
+    /// Adds a line to the attempt's log, which can be followed while it runs.
+    pub fn log(&self, line: &str) {
+        self.log.write(line.as_bytes());
+        self.log.write(b"\n");
     }
 
     /// A header of the task.
@@ -82,6 +98,7 @@ impl Closure {
             headers: std::mem::take(&mut assignment.work.headers),
             body: std::mem::take(&mut assignment.work.body),
             stop: Stop(stopped),
+            log: assignment.log.clone(),
         };
         let mut work = (self.0)(task);
         let why = tokio::select! {

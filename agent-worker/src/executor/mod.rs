@@ -9,6 +9,7 @@ pub mod in_process;
 pub mod limits;
 mod mark;
 mod measure;
+mod span;
 pub mod strays;
 mod watcher;
 
@@ -26,8 +27,10 @@ use shared::{AgentId, Kind, Used, header};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
+use crate::logs::{Log, Logs};
 use crate::session::{Ended, Key, Order};
 use limits::Enforcement;
+use span::Account;
 use strays::Strays;
 
 pub use in_process::Task;
@@ -95,6 +98,8 @@ pub struct Assignment {
     pub strays: Arc<Strays>,
     /// What keeps commands to what is reserved for them.
     pub enforcement: Arc<Enforcement>,
+    /// What it writes, and how far it is.
+    pub(crate) log: Arc<Log>,
 }
 
 /// Tells a handler that it shall stop.
@@ -141,6 +146,7 @@ pub struct Executor {
     running: FxHashMap<Key, Running>,
     strays: Arc<Strays>,
     enforcement: Arc<Enforcement>,
+    logs: Arc<Logs>,
     watch: AbortHandle,
     ended: mpsc::UnboundedSender<(Key, Ended)>,
 }
@@ -157,21 +163,31 @@ impl Executor {
     ) -> (Self, mpsc::UnboundedReceiver<(Key, Ended)>) {
         let (ended, receiver) = mpsc::unbounded_channel();
         let watch = tokio::spawn(strays.clone().watch()).abort_handle();
-        let running = FxHashMap::default();
-        (Self { agent, handlers, output_limit, running, strays, enforcement, watch, ended }, receiver)
+        let (running, logs) = (FxHashMap::default(), Arc::default());
+        (Self { agent, handlers, output_limit, running, strays, enforcement, logs, watch, ended }, receiver)
+    }
+
+    /// What its attempts write.
+    pub(crate) fn logs(&self) -> &Arc<Logs> {
+        &self.logs
     }
 
     /// Starts an attempt. One that takes no time has ended when this returns, and its end is the answer.
-    pub fn start(&mut self, key: Key, order: Arc<Order>, work: Work) -> Option<Ended> {
+    pub fn start(&mut self, key: Key, order: Arc<Order>, mut work: Work) -> Option<Ended> {
         let Some(handler) = self.handlers.get(&order.kind) else {
             let why = format!("no handler for kind `{}`", order.kind);
             return Some(Ended::without_output(AttemptOutcome::Rejected, why, Duration::ZERO));
         };
+        let account = Account::open(&self.agent, &order, &mut work.headers);
         if let Run::Builtin(builtin) = &handler.run
             && let Some(result) = builtin.run_at_once(&work)
         {
-            return Some(to_ended(result, self.output_limit, Duration::ZERO));
+            let ended = to_ended(result, self.output_limit, Duration::ZERO);
+            account.close(&ended);
+            return Some(ended);
         }
+        let is_streamed = work.headers.get(header::name::LOG).is_some_and(|value| value.as_str() == "stream");
+        let (logs, log) = (self.logs.clone(), self.logs.begin(&order, is_streamed));
         let (stop, stopped) = watch::channel(false);
         let mut assignment = Assignment {
             agent: self.agent.clone(),
@@ -184,15 +200,19 @@ impl Executor {
             stop: Stop(stopped),
             strays: self.strays.clone(),
             enforcement: self.enforcement.clone(),
+            log,
         };
         let (handler, ended) = (handler.clone(), self.ended.clone());
         let task = tokio::spawn(async move {
             let started = Instant::now();
             let result = AssertUnwindSafe(handler.run(&mut assignment)).catch_unwind().await;
             let result = result.unwrap_or_else(|panic| Err(Failure::Failed(panic_text(&*panic))));
-            // Nobody listens any more only when the agent leaves by force.
             let end = to_ended(result, assignment.output_limit, started.elapsed());
-            let _ = ended.send((key, Ended { used: assignment.used, ..end }));
+            let end = Ended { used: assignment.used, ..end };
+            account.close(&end);
+            logs.end(&assignment.log);
+            // Nobody listens any more only when the agent leaves by force.
+            let _ = ended.send((key, end));
         });
         self.running.insert(key, Running { stop, abort: task.abort_handle() });
         None
