@@ -79,6 +79,7 @@ impl Server {
     /// All that is served. Whatever is merged in stands behind the guard too.
     fn router(&self, guard: Arc<Guard>, address: SocketAddr) -> Router {
         let Services { handle, store, client, .. } = self.services.clone();
+        let logs = crate::logs::stream::router(handle.clone(), store.clone(), client.clone());
         let pages = dashboard::router(handle, store, client, Some(address), Arc::new(Nothing));
         let limit = self.services.client.nats().max_payload();
         let probes = Router::new()
@@ -91,6 +92,7 @@ impl Server {
             .merge(docs::router())
             .merge(login::router(guard.clone()))
             .merge(pages)
+            .merge(logs)
             .layer(DefaultBodyLimit::max(limit.max(1 << 20)))
             .fallback(problem::no_such_path)
             .method_not_allowed_fallback(problem::no_such_method)

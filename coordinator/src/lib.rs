@@ -2,8 +2,8 @@
 //!
 //! [`node`] is the loop around the scheduler, [`store`] the only part that touches JetStream, [`lease`] decides who
 //! leads, [`auth`] makes the users of a NATS server. [`api`] and [`http`] answer questions, [`dead`] those about dead
-//! letters; [`cli`] is the command line, [`local`] runs whole meshes on one machine for `dev`, `bench` and the tests, and
-//! `conformance` checks agents of any make; [`dashboard`] makes the web pages.
+//! letters, `logs` those about what tasks write; [`cli`] is the command line, [`local`] runs whole meshes on one machine
+//! for `dev`, `bench` and the tests, and `conformance` checks agents of any make; [`dashboard`] makes the web pages.
 
 pub mod api;
 pub mod auth;
@@ -17,6 +17,7 @@ pub mod demo;
 pub mod http;
 pub mod lease;
 pub mod local;
+mod logs;
 pub mod node;
 mod recommend;
 mod roll_call;

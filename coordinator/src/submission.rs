@@ -5,7 +5,7 @@ use shared::client::NewTask;
 use shared::{Kind, TaskOptions, header};
 
 /// Headers of the contract that a submitter may set, in their spelling.
-const SETTABLE: [&str; 16] = [
+const SETTABLE: [&str; 18] = [
     header::TIMEOUT,
     header::DEADLINE,
     header::MAX_ATTEMPTS,
@@ -20,7 +20,9 @@ const SETTABLE: [&str; 16] = [
     header::AFFINITY,
     header::REPLY_TO,
     header::RESULT,
+    header::LOG,
     header::TRACEPARENT,
+    header::TRACESTATE,
     header::CONTENT_TYPE,
 ];
 

@@ -9,6 +9,8 @@ pub mod ask;
 pub mod list;
 pub mod submit;
 
+pub mod logs;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -195,6 +197,9 @@ pub struct Task {
     /// Milliseconds that the last attempt ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_ms: Option<u64>,
+    /// How far its attempt is, if its handler reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<logs::TaskProgress>,
 }
 
 /// Why a task is where it is, as `task.why` shows it: worked out by the code that places tasks.

@@ -92,13 +92,13 @@ const READS: [(&str, &[&str]); 8] = [
     ("queue", &["list", "get"]),
     ("tenant", &["list"]),
     ("resource", &["list", "recommend"]),
-    ("task", &["list", "get", "why", "result"]),
+    ("task", &["list", "get", "why", "result", "logs"]),
     ("dead", &["list", "get"]),
     ("event", &["list"]),
 ];
 
 /// Operations of the control service for who submits tasks, and about a task whose id one knows.
-const OWN_TASKS: [&str; 6] = ["submit", "batch", "get", "result", "why", "cancel"];
+const OWN_TASKS: [&str; 7] = ["submit", "batch", "get", "result", "why", "cancel", "logs"];
 
 impl Permissions {
     /// What a role needs on a mesh. `agent` is the id of an agent (`*` stands for any); `inbox` the prefix of the

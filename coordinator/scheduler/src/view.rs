@@ -76,6 +76,18 @@ impl Scheduler {
         self.tasks.find(id)
     }
 
+    /// The agent that has a task, and the number of its attempt.
+    pub fn attempt_of(&self, id: &TaskId) -> Option<(&AgentId, u32)> {
+        let attempt = self.tasks.get(self.tasks.find(id)?)?.attempt()?;
+        Some((&self.registry.get(attempt.agent).id, attempt.number))
+    }
+
+    /// By which strategy the agent was chosen that has a task, and with which score; unknown of one that was adopted.
+    pub fn choice_of(&self, sequence: Sequence) -> Option<(crate::placement::Strategy, f64)> {
+        let why = self.tasks.get(sequence)?.attempt()?.why.as_ref()?;
+        Some((why.by, why.by.score(why.key)))
+    }
+
     /// What waits and runs of each kind that is known; what is only stored is not seen from here.
     pub fn queues(&self) -> Vec<api::Queue> {
         let mut queues: Vec<_> = self.kinds.iter().map(|entry| self.show_queue(entry)).collect();
@@ -211,6 +223,7 @@ impl Scheduler {
             queued_ms: task.attempt().map(|attempt| attempt.started.since(task.accepted).as_millis() as u64),
             alone: task.demand.alone,
             run_ms: task.attempt().map(|attempt| now.since(attempt.started).as_millis() as u64),
+            progress: None,
         }
     }
 }

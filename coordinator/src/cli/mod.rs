@@ -11,12 +11,15 @@ pub mod dev;
 pub mod doctor;
 pub mod events;
 pub mod healthcheck;
+mod logs;
 pub mod output;
+mod progress;
 pub mod queues;
 pub mod resources;
 pub mod serve;
 pub mod submit;
 pub mod tasks;
+mod traced;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Err(error) => return output::report(&anyhow::Error::new(error).context("failed to start the runtime")),
     };
     let outcome = runtime.block_on(run(command, &connection));
+    shared::trace::finish();
     // What still runs in the background has nothing more to say.
     runtime.shutdown_background();
     outcome.unwrap_or_else(|error| output::report(&error))
@@ -130,7 +134,7 @@ async fn agent(mut args: agent_worker::cli::Args) -> anyhow::Result<ExitCode> {
 /// Asks the mesh for something. What the server does not allow it never answers, so the refusal ends the command.
 async fn ask(work: impl Future<Output = anyhow::Result<ExitCode>>, connection: &Settings) -> anyhow::Result<ExitCode> {
     // The refusal is the command's error, and need not be told twice.
-    start_logging("warn,permissions=off", false);
+    start_logging("warn,permissions=off", wants_json());
     tokio::select! {
         biased;
         done = work => done,
@@ -140,14 +144,19 @@ async fn ask(work: impl Future<Output = anyhow::Result<ExitCode>>, connection: &
 
 /// A person at a prompt sees warnings only; `HIVE_LOG=debug` shows the rest.
 async fn log_warnings<T>(work: impl Future<Output = T>) -> T {
-    start_logging("warn", false);
+    start_logging("warn", wants_json());
     work.await
 }
 
 /// What these find they tell themselves: a refusal, or the loss of a connection, that they provoked is no news.
 async fn log_errors<T>(work: impl Future<Output = T>) -> T {
-    start_logging("error", false);
+    start_logging("error", wants_json());
     work.await
+}
+
+/// Whether the log of a command is to be JSON, as `--log-format` says it of those that run for long.
+fn wants_json() -> bool {
+    std::env::var("HIVE_LOG_FORMAT").is_ok_and(|format| format.eq_ignore_ascii_case("json"))
 }
 
 /// Logs to standard error, by `HIVE_LOG` (`info`, `coordinator=debug`, …) or else the level given.

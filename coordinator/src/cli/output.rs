@@ -10,6 +10,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use shared::Outcome;
+use shared::api::logs::TaskProgress;
 use shared::client::{SubmitError, TaskResult, WaitError};
 use shared::connect::ConnectError;
 
@@ -35,6 +36,8 @@ Exit codes:
   3  no connection, or no coordinator on the mesh
   4  no result in time; the task may still run";
 
+/// Into how many steps a bar is divided.
+const STEPS: u64 = 1000;
 /// How often a wait without a terminal says how far it is.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -132,6 +135,16 @@ pub fn body(bytes: &[u8]) -> io::Result<()> {
     } else {
         stdout.write_all(bytes)?;
     }
+    stdout.flush()
+}
+
+/// Prints a part of a log; only a terminal gets its control characters escaped, unless they are wanted as they are.
+pub fn log(text: &str, raw: bool) -> io::Result<()> {
+    if !raw {
+        return body(text.as_bytes());
+    }
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
     stdout.flush()
 }
 
@@ -253,6 +266,32 @@ impl Waiting {
             eprintln!("{text}");
         });
         Self { spinner: None, notice: Some(notice) }
+    }
+
+    /// Whether somebody sees more of it than a line.
+    pub fn is_seen(&self) -> bool {
+        self.spinner.is_some()
+    }
+
+    /// Shows how far that is which is waited for: the spinner becomes a bar.
+    pub fn progress(&self, progress: &TaskProgress) {
+        let Some(bar) = &self.spinner else { return };
+        if bar.length() != Some(STEPS) {
+            bar.set_style(style("{spinner} {msg} {wide_bar} {percent}% {elapsed}"));
+            bar.set_length(STEPS);
+        }
+        bar.set_position((progress.fraction.clamp(0.0, 1.0) * STEPS as f64) as u64);
+        if let Some(text) = &progress.text {
+            bar.set_message(escape(text));
+        }
+    }
+
+    /// Does something with the terminal, with what is shown out of the way.
+    pub fn aside<T>(&self, act: impl FnOnce() -> T) -> T {
+        match &self.spinner {
+            Some(bar) => bar.suspend(act),
+            None => act(),
+        }
     }
 }
 

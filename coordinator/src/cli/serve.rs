@@ -79,6 +79,7 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
         return Ok(ExitCode::from(2));
     }
     super::start_logging("info", args.log_format == LogFormat::Json);
+    shared::trace::start("hivemesh-coordinator");
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let told_to_stop = async move {

@@ -10,13 +10,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use shared::client::{NewTask, TaskResult};
+use shared::client::{NewTask, SubmitError, TaskResult};
 use shared::connect::Settings;
 use shared::{Client, Kind, Outcome, Priority, TaskId, header};
 
-use super::api;
 use super::output::{self, EXIT_CODES, Progress, Usage, Waiting};
 use crate::submission;
+use super::traced::Submission;
+use super::{api, progress};
 
 /// How many tasks are on their way to the broker at once.
 const IN_FLIGHT: usize = 256;
@@ -168,19 +169,28 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
         return Err(Usage("a result that is discarded cannot be waited for: use `coordinator call`".into()).into());
     }
     let task = args.task.read().await?;
+    shared::trace::start("hivemesh-client");
     let client = api::connect(connection).await?;
     if args.count > 1 {
         return submit_many(&client, &task, &args).await;
     }
-    let sequence = client.submit(&task).await?;
+    let (task, sequence) = submit(&client, task).await?;
     if args.wait {
         let waiting = Waiting::start(format!("waiting for task {} of kind {}", task.id, task.kind));
-        let result = client.wait(&task.id, args.limit.limit()).await?;
+        let result = progress::wait(&client, &task.id, args.limit.limit(), &waiting).await?;
         drop(waiting);
         return output::task_result(&result, args.json, true);
     }
     print_accepted(&task, sequence, args.json)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Submits one task; it comes back with its sequence.
+async fn submit(client: &Client, mut task: NewTask) -> Result<(NewTask, u64), SubmitError> {
+    let submission = Submission::begin("submit", &mut task);
+    let stored = client.submit(&task).await;
+    submission.end(stored.as_ref().err().map(ToString::to_string));
+    stored.map(|sequence| (task, sequence))
 }
 
 fn print_accepted(task: &NewTask, sequence: u64, as_json: bool) -> anyhow::Result<()> {
@@ -195,11 +205,8 @@ fn print_accepted(task: &NewTask, sequence: u64, as_json: bool) -> anyhow::Resul
 
 async fn submit_many(client: &Client, task: &NewTask, args: &Args) -> anyhow::Result<ExitCode> {
     let mut progress = Progress::start("submitted", args.count.into());
-    let submit = |_| async {
-        let task = NewTask { id: TaskId::generate(), ..task.clone() };
-        client.submit(&task).await.map(|sequence| (task, sequence))
-    };
-    let mut accepted = stream::iter(0..args.count).map(submit).buffer_unordered(IN_FLIGHT);
+    let submit_one = |_| submit(client, NewTask { id: TaskId::generate(), ..task.clone() });
+    let mut accepted = stream::iter(0..args.count).map(submit_one).buffer_unordered(IN_FLIGHT);
     let mut ids = Vec::new();
     while let Some(stored) = accepted.next().await {
         let (task, sequence) = stored.with_context(|| format!("stopped after {} accepted tasks", ids.len()))?;

@@ -14,6 +14,7 @@ use shared::{Kind, TaskId};
 use super::api::{self, Api};
 use super::output::{self, EXIT_CODES, Waiting};
 use super::submit::WaitTimeout;
+use super::{logs, progress};
 
 /// How often `why --watch` asks.
 const WATCH: Duration = Duration::from_millis(500);
@@ -59,6 +60,8 @@ enum Command {
         /// The task's id.
         id: TaskId,
     },
+    /// Show what a task's attempt has written to its standard error, and how far it is.
+    Logs(logs::Args),
     /// Cancel a task: it is not started any more, or stopped where it runs.
     Cancel {
         /// The task's id.
@@ -97,6 +100,7 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
         Command::List(filter) => list(&filter, args.json, connection).await,
         Command::Get { id } => show("get", &id, args.json, connection).await,
         Command::Why { id, watch } => why(&id, watch, args.json, connection).await,
+        Command::Logs(which) => logs::run(&which, args.json, connection).await,
         Command::Cancel { id } => show("cancel", &id, args.json, connection).await,
         Command::Result { id } => result(&id, args.json, connection).await,
         Command::Wait { id, limit } => wait(&id, limit, args.json, connection).await,
@@ -158,6 +162,7 @@ fn facts(task: &Task) -> Vec<(&'static str, String)> {
         ("age", task.age_ms.map(output::millis)),
         ("queued for", task.queued_ms.map(output::millis)),
         ("ran for", task.run_ms.map(output::millis)),
+        ("progress", task.progress.as_ref().map(progress::describe)),
         ("reason", task.reason.clone()),
     ];
     known.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
@@ -242,7 +247,7 @@ async fn result(id: &TaskId, as_json: bool, connection: &Settings) -> anyhow::Re
 async fn wait(id: &TaskId, limit: WaitTimeout, as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {
     let client = api::connect(connection).await?;
     let waiting = Waiting::start(format!("waiting for task {id}"));
-    let result = client.wait(id, limit.limit()).await?;
+    let result = progress::wait(&client, id, limit.limit(), &waiting).await?;
     drop(waiting);
     output::task_result(&result, as_json, true)
 }

@@ -37,8 +37,7 @@ impl Node {
             }
             AgentVerb::Report => self.decode::<Report>(&agent, &message).map(|r| Event::AgentReport(agent.clone(), r)),
             AgentVerb::Bye => self.decode::<Bye>(&agent, &message).map(|bye| Event::AgentBye(agent.clone(), bye)),
-            // Progress is for whoever follows the task.
-            AgentVerb::Progress => return,
+            AgentVerb::Progress => return self.on_progress(&agent, &message),
         };
         match told {
             Ok(event) => self.tell_scheduler(event),

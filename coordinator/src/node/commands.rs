@@ -3,8 +3,10 @@
 use std::ops::ControlFlow;
 
 use scheduler::{Event, History, Scheduler, Sequence, Timestamp};
+use shared::api::logs::TaskProgress;
 use shared::api::{self, Refusal};
-use shared::message::AttemptRef;
+use shared::message::{AttemptRef, Follow};
+use shared::subject::InboxVerb;
 use shared::{AgentId, Epoch, Kind, TaskId};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -41,6 +43,10 @@ pub enum Command {
     Happen(Box<Event>),
     /// Let an agent finish and leave.
     Drain(AgentId, oneshot::Sender<()>),
+    /// Tell how far the attempt is that runs of a task.
+    Progress(TaskId, oneshot::Sender<Option<TaskProgress>>),
+    /// Have an agent tell what an attempt writes.
+    Follow(AgentId, Follow),
     /// Stop working.
     Stop(oneshot::Sender<()>),
 }
@@ -60,6 +66,8 @@ impl std::fmt::Debug for Command {
             Command::PurgeStored(..) => "PurgeStored",
             Command::Happen(_) => "Happen",
             Command::Drain(..) => "Drain",
+            Command::Progress(..) => "Progress",
+            Command::Follow(..) => "Follow",
             Command::Stop(_) => "Stop",
         })
     }
@@ -110,6 +118,8 @@ impl Node {
                 self.tell_scheduler(Event::AgentDrained(agent));
                 let _ = answer.send(());
             }
+            Command::Progress(id, answer) => drop(answer.send(self.progress_of(&id))),
+            Command::Follow(agent, follow) => self.tell_agent(&agent, InboxVerb::Follow, &follow).await,
             Command::Stop(answer) => {
                 self.supervisor.stopping();
                 self.finish_turn().await;
@@ -180,7 +190,9 @@ impl Handle {
         let wanted = id.clone();
         let held = self.look(move |scheduler, now| scheduler.task(&wanted, now)).await?;
         if let Some(task) = held.as_ref().filter(|task| task.state != api::TaskState::Settled) {
-            return Ok(task.clone());
+            let runs = task.state == api::TaskState::Running;
+            let progress = if runs { self.progress(id).await? } else { None };
+            return Ok(api::Task { progress, ..task.clone() });
         }
         if let Some(result) = store.result(&id).await.map_err(|e| unavailable(&e))? {
             return Ok(settled_task(&id, &result));
@@ -193,6 +205,18 @@ impl Handle {
             return Ok(queued_task(&id, &stored));
         }
         Err(Refusal { error: format!("there is no task `{id}`, and no result of one"), code: 404 })
+    }
+
+    /// How far the attempt is that runs of a task, if its handler reports it.
+    async fn progress(&self, id: TaskId) -> Result<Option<TaskProgress>, Refusal> {
+        let (answer, known) = oneshot::channel();
+        self.send(Command::Progress(id, answer)).await?;
+        known.await.map_err(|_| stopping())
+    }
+
+    /// Has an agent tell what an attempt writes.
+    pub(crate) async fn follow(&self, agent: AgentId, follow: Follow) -> Result<(), Refusal> {
+        self.send(Command::Follow(agent, follow)).await
     }
 
     /// Ends a task, wherever it is.
@@ -311,6 +335,7 @@ pub(crate) fn settled_task(id: &TaskId, stored: &Stored) -> api::Task {
         alone: false,
         queued_ms: result.as_ref().map(|r| r.queued.as_millis() as u64),
         run_ms: result.as_ref().map(|r| r.run.as_millis() as u64),
+        progress: None,
     }
 }
 
@@ -333,5 +358,6 @@ pub(crate) fn queued_task(id: &TaskId, stored: &Stored) -> api::Task {
         alone: false,
         queued_ms: None,
         run_ms: None,
+        progress: None,
     }
 }

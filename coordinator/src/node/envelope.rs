@@ -11,6 +11,7 @@ use shared::header::name;
 use shared::{Kind, TaskId, header, quantity};
 
 use super::lanes::LaneKey;
+use super::traces::Traced;
 
 /// A message of the task stream, from its delivery to its removal.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(crate) struct Envelope {
     pub(crate) cancel_wanted: bool,
     /// The task, while it is being looked up whether it is settled.
     pub(crate) delivery: Option<Box<Delivery>>,
+    /// What is remembered of it where there are traces.
+    pub(crate) traced: Option<Box<Traced>>,
 }
 
 /// How far a message is on its way out of the stream.

@@ -12,9 +12,11 @@ mod envelope;
 mod history;
 mod known;
 mod lanes;
+mod progress;
 mod records;
 mod settle;
 mod tasks;
+mod traces;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -45,6 +47,7 @@ use envelope::{Envelope, Stage};
 use history::Unremembered;
 use known::KnownIds;
 use lanes::{Keeper, Lanes};
+use progress::Board;
 use records::Records;
 
 /// Messages taken at once from a subscription before orders are carried out.
@@ -145,6 +148,7 @@ struct Reign {
     inherited: u64,
     calls: Subscriber,
     served_version: u64,
+    progress: Board,
     /// Kinds that agents could do a moment ago, with the moment at which they are given up.
     lingering: BTreeMap<Kind, Instant>,
     next_extension: Instant,
@@ -425,6 +429,7 @@ impl Node {
             inherited,
             calls: self.nats.subscribe(self.subjects.calls()).await?,
             served_version: u64::MAX,
+            progress: Board::default(),
             lingering: BTreeMap::new(),
             next_extension: Instant::now() + EXTENSION,
             next_survey: Instant::now(),

@@ -39,8 +39,10 @@ impl Node {
         let Some(reign) = &mut self.reign else { return };
         let sequence = settlement.sequence;
         let Some(envelope) = reign.envelopes.get_mut(&sequence) else { return };
+        let discard_result = envelope.discard_result;
         envelope.settlement = Some(Box::new(settlement));
-        if envelope.discard_result {
+        self.trace_settling(sequence);
+        if discard_result {
             self.enter(sequence, Stage::Recording);
             return self.on_recorded(sequence, Recorded::Stored).await;
         }
@@ -184,9 +186,10 @@ impl Node {
     fn forget(&mut self, sequence: Sequence) {
         let Some(reign) = &mut self.reign else { return };
         if reign.envelopes.get(&sequence).is_some_and(|envelope| envelope.stage == Stage::Removing) {
-            if let Some(lane) = reign.envelopes.remove(&sequence).and_then(|envelope| envelope.lane) {
-                reign.lanes.placed(lane);
-            }
+            let Some(envelope) = reign.envelopes.remove(&sequence) else { return };
+            envelope.lane.into_iter().for_each(|lane| reign.lanes.placed(lane));
+            reign.progress.forget(&envelope.id);
+            self.trace_settled(&envelope);
             self.tell_scheduler(Event::TaskRemoved(sequence));
         }
     }

@@ -118,6 +118,7 @@ impl Node {
             output: bytes::Bytes::new(),
             cancel_wanted,
             delivery: delivery.ok().map(Box::new),
+            traced: None,
         };
         reign.envelopes.insert(sequence, envelope);
         match (stage, unreadable) {
@@ -239,7 +240,8 @@ impl Node {
         if let Some(lane) = envelope.lane.take() {
             reign.lanes.placed(lane);
         }
-        let (headers, body) = (envelope.run_headers(&dispatch), envelope.body.clone());
+        let (mut headers, body) = (envelope.run_headers(&dispatch), envelope.body.clone());
+        self.trace_order(&dispatch, &mut headers);
         let subject = self.subjects.inbox(&dispatch.agent, InboxVerb::Run);
         let reply = self.reply_to(Topic::Run, &dispatch.agent);
         self.publish(subject, Some(reply), Some(headers), body).await;
