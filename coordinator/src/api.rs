@@ -40,7 +40,9 @@ mod services;
 mod table;
 mod tasks;
 
-use shared::api::Refusal;
+use shared::Kind;
+use shared::api::ask::QueueRef;
+use shared::api::{QueueSettings, Refusal};
 
 pub(crate) use forward::refusal_in;
 pub(crate) use openapi::document;
@@ -59,6 +61,11 @@ pub(crate) use tasks::{LONGEST_WAIT, accept, checked, shown};
 pub(crate) fn operation(noun: &str, verb: &str) -> &'static Operation {
     let found = table().iter().find(|operation| (operation.noun, operation.verb) == (noun, verb));
     found.expect("who asks for an operation names one of the table")
+}
+
+/// What waits and runs of a kind, and the settings that hold for it.
+pub(crate) async fn queue(services: Services, kind: Kind) -> Result<QueueSettings, Refusal> {
+    queues::get(services, QueueRef { id: kind }).await
 }
 
 /// What was asked for cannot be so.

@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api::Services;
-use crate::dashboard;
+use crate::{dashboard, logs};
 use crate::dashboard::sources::Nothing;
 use guard::Guard;
 use problem::Problem;
@@ -79,8 +79,8 @@ impl Server {
     /// All that is served. Whatever is merged in stands behind the guard too.
     fn router(&self, guard: Arc<Guard>, address: SocketAddr) -> Router {
         let Services { handle, store, client, .. } = self.services.clone();
-        let logs = crate::logs::stream::router(handle.clone(), store.clone(), client.clone());
-        let pages = dashboard::router(handle, store, client, Some(address), Arc::new(Nothing));
+        let logs = logs::stream::router(handle, store, client);
+        let pages = dashboard::router(self.services.clone(), Some(address), Arc::new(Nothing));
         let limit = self.services.client.nats().max_payload();
         let probes = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))

@@ -8,7 +8,7 @@ use super::operation::{Operation, Route};
 use super::role::Role;
 use super::services::Services;
 use super::{agents, dead, events, queues, tasks};
-use crate::recommend;
+use crate::{logs, recommend};
 
 /// All operations.
 pub(crate) fn table() -> &'static [Operation] {
@@ -68,6 +68,13 @@ fn task_operations() -> Vec<Operation> {
             .for_role(Role::Read)
             .at(Route::get("/v1/tasks/{id}/why"))
             .refuses(&[404]),
+        Operation::new("task", "logs", |services: Services, asked| async move {
+            logs::read(&services.handle, &services.store, &services.client, asked).await
+        })
+        .says("Shows what a task's attempt has written to its standard error, and waits for more where that is wanted")
+        .for_role(Role::Read)
+        .at(Route::get("/v1/tasks/{id}/logs"))
+        .refuses(&[404]),
         Operation::new("task", "cancel", tasks::cancel)
             .says("Cancels a task: it is not started any more, or told to stop where it runs")
             .for_role(Role::Submit)
@@ -227,7 +234,7 @@ mod tests {
     #[test]
     fn a_path_names_fields_of_the_request() {
         for operation in table() {
-            let schema = crate::api::Schemas::request(operation);
+            let schema = crate::api::schema::Schemas::request(operation);
             for field in operation.routes.iter().flat_map(Route::path_fields) {
                 assert!(schema["properties"].get(field).is_some(), "{}: {field}", operation.name());
             }

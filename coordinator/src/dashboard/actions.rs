@@ -27,6 +27,16 @@ use crate::settings::{self, Scope};
 pub(super) enum Deed {
     /// An agent takes no new work, and leaves when it has finished.
     Drain,
+    /// An agent gets no work.
+    Quarantine,
+    /// It gets work again.
+    Readmit,
+    /// Nothing of a kind is started.
+    Pause,
+    /// It is again.
+    Resume,
+    /// What waits of a kind is ended.
+    Purge,
     /// A task is ended.
     Cancel,
     /// A dead letter, or all of them, are submitted again.
@@ -56,8 +66,20 @@ struct Manner {
 }
 
 impl Deed {
-    const ALL: [Deed; 7] =
-        [Deed::Drain, Deed::Cancel, Deed::Replay, Deed::Discard, Deed::ReplayKind, Deed::DiscardKind, Deed::Apply];
+    const ALL: [Deed; 12] = [
+        Deed::Drain,
+        Deed::Quarantine,
+        Deed::Readmit,
+        Deed::Pause,
+        Deed::Resume,
+        Deed::Purge,
+        Deed::Cancel,
+        Deed::Replay,
+        Deed::Discard,
+        Deed::ReplayKind,
+        Deed::DiscardKind,
+        Deed::Apply,
+    ];
 
     fn manner(self) -> Manner {
         match self {
@@ -67,6 +89,46 @@ impl Deed {
                 label: "Drain",
                 question: Some("The agent takes no new work, finishes what it runs, and then ends."),
                 done: "The agent is told to finish and leave.",
+                is_leaders: true,
+            },
+            Deed::Quarantine => Manner {
+                section: "agents",
+                name: "quarantine",
+                label: "Quarantine",
+                question: Some("The agent gets no work until it is readmitted. What it runs goes on."),
+                done: "The agent gets no work.",
+                is_leaders: true,
+            },
+            Deed::Readmit => Manner {
+                section: "agents",
+                name: "readmit",
+                label: "Readmit",
+                question: None,
+                done: "The agent gets work again.",
+                is_leaders: true,
+            },
+            Deed::Pause => Manner {
+                section: "queues",
+                name: "pause",
+                label: "Pause",
+                question: Some("No task of the kind is started until it is resumed. What runs goes on."),
+                done: "No task of the kind is started.",
+                is_leaders: true,
+            },
+            Deed::Resume => Manner {
+                section: "queues",
+                name: "resume",
+                label: "Resume",
+                question: None,
+                done: "Tasks of the kind are started again.",
+                is_leaders: true,
+            },
+            Deed::Purge => Manner {
+                section: "queues",
+                name: "purge",
+                label: "Purge",
+                question: Some("Every task of the kind that waits is ended. Its outcome will be: cancelled."),
+                done: "What waited of the kind is being cancelled.",
                 is_leaders: true,
             },
             Deed::Cancel => Manner {
@@ -134,7 +196,8 @@ impl Deed {
 pub(super) fn for_agent(state: AgentState) -> &'static [Deed] {
     match state {
         AgentState::Stopping | AgentState::Offline => &[],
-        _ => &[Deed::Drain],
+        AgentState::Degraded => &[Deed::Readmit, Deed::Drain],
+        _ => &[Deed::Quarantine, Deed::Drain],
     }
 }
 
@@ -143,9 +206,15 @@ pub(super) fn for_task(state: TaskState) -> &'static [Deed] {
     if state == TaskState::Settled { &[] } else { &[Deed::Cancel] }
 }
 
-/// What can be done to a kind with so many dead letters.
-pub(super) fn for_queue(dead_letters: u64) -> &'static [Deed] {
-    if dead_letters == 0 { &[] } else { &[Deed::ReplayKind, Deed::DiscardKind] }
+/// What can be done to a kind with so many dead letters; and to what waits of it, if it is said whether it is paused.
+pub(super) fn for_queue(dead_letters: u64, paused: Option<bool>) -> Vec<Deed> {
+    let pausing: &[Deed] = match paused {
+        None => &[],
+        Some(true) => &[Deed::Resume, Deed::Purge],
+        Some(false) => &[Deed::Pause, Deed::Purge],
+    };
+    let burying: &[Deed] = if dead_letters == 0 { &[] } else { &[Deed::ReplayKind, Deed::DiscardKind] };
+    [pausing, burying].concat()
 }
 
 /// A way to do something.
@@ -261,6 +330,13 @@ async fn perform(dashboard: &Dashboard, deed: Deed, id: &str) -> Result<String, 
             let agent: shared::AgentId = parsed(id)?;
             handle.agent(agent.clone()).await?;
             handle.drain(agent).await?;
+            Ok(back(manner.name))
+        }
+        Deed::Quarantine | Deed::Readmit | Deed::Pause | Deed::Resume | Deed::Purge => {
+            let noun = if manner.section == "agents" { "agent" } else { "queue" };
+            let verb = if deed == Deed::Readmit { "resume" } else { manner.name };
+            let asked = serde_json::json!({ "id": id });
+            crate::api::operation(noun, verb).run(dashboard.services.clone(), asked).await?;
             Ok(back(manner.name))
         }
         Deed::Cancel => {

@@ -55,7 +55,7 @@ pub(super) async fn list(
     let asked = DeadFilter { kind: kind.clone(), limit: Some(ROWS), before: filter.before };
     let page = dashboard.dead.list(&asked).await?;
     let buttons = match &kind {
-        Some(kind) => buttons(actions::for_queue(page.total), kind.as_str()),
+        Some(kind) => buttons(&actions::for_queue(page.total, None), kind.as_str()),
         None if page.total > 0 => buttons(&[Deed::Replay, Deed::Discard], EVERYTHING),
         None => Vec::new(),
     };

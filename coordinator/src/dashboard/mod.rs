@@ -36,6 +36,7 @@ use axum::routing::{get, post};
 use shared::client::Client;
 use tokio::sync::Notify;
 
+use crate::api::Services;
 use crate::dead::DeadLetters;
 use crate::node::Handle;
 use crate::roll_call;
@@ -46,6 +47,7 @@ use sources::Sources;
 /// What the pages are made from.
 #[derive(Clone, Debug)]
 struct Dashboard {
+    services: Services,
     handle: Handle,
     store: Store,
     client: Client,
@@ -57,18 +59,13 @@ struct Dashboard {
 }
 
 /// Begins to sample, answers roll calls, and gives the pages; `http` is where they are going to be served.
-pub(crate) fn router(
-    handle: Handle,
-    store: Store,
-    client: Client,
-    http: Option<SocketAddr>,
-    sources: Arc<dyn Sources>,
-) -> Router {
+pub(crate) fn router(services: Services, http: Option<SocketAddr>, sources: Arc<dyn Sources>) -> Router {
+    let Services { handle, store, client, .. } = services.clone();
     let (nats, subjects) = (client.nats().clone(), client.subjects().clone());
     tokio::spawn(roll_call::answer(nats, subjects, handle.clone(), http));
     let dead = DeadLetters::new(store.clone(), client.clone());
     let (seen, looked) = (Arc::default(), Arc::default());
-    let dashboard = Dashboard { handle, store, client, dead, seen, looked, sources };
+    let dashboard = Dashboard { services, handle, store, client, dead, seen, looked, sources };
     tokio::spawn(sampler::run(dashboard.clone()));
     pages(dashboard)
 }

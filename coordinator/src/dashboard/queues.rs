@@ -123,7 +123,7 @@ fn known(queues: Vec<Queue>, mut oldest: BTreeMap<Kind, Duration>, stored: &BTre
     let mut all: BTreeMap<Kind, Queue> = queues.into_iter().map(|queue| (queue.kind.clone(), queue)).collect();
     for (kind, count) in stored {
         let unknown =
-            || Queue { kind: kind.clone(), stored: 0, waiting: 0, running: 0, agents: 0, strategy: String::new() };
+            || Queue { kind: kind.clone(), stored: 0, waiting: 0, running: 0, agents: 0, strategy: String::new(), paused: false };
         all.entry(kind.clone()).or_insert_with(unknown).stored = *count;
     }
     all.into_iter().map(|(kind, queue)| Known { queue, oldest: oldest.remove(&kind) }).collect()
@@ -183,7 +183,7 @@ pub(super) async fn one(
     Asked(asked): Asked<Look>,
 ) -> Result<Response, Problem> {
     let kind: Kind = kind.parse().map_err(Problem::bad_request)?;
-    let queue = crate::api::queue(&dashboard.handle, kind.to_string()).await?;
+    let queue = crate::api::queue(dashboard.services.clone(), kind.clone()).await?;
     let oldest = dashboard.store.oldest_stored(&kind).await.map_err(|error| crate::node::unavailable(&error))?;
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let oldest = oldest.map(|oldest| since_1970.saturating_sub(oldest.stored));
@@ -205,7 +205,7 @@ pub(super) async fn one(
         settings: settings(&queue.settings),
         choices: SETTINGS.into(),
         strategies: Strategy::ALL.map(Strategy::as_str).join(", "),
-        buttons: buttons(actions::for_queue(dead), kind.as_str()),
+        buttons: buttons(&actions::for_queue(dead, Some(queue.queue.paused)), kind.as_str()),
         name: kind.to_string(),
     })
 }
@@ -222,7 +222,7 @@ mod tests {
 
     fn queue(kind: &str, waiting: u64) -> Queue {
         let kind = kind.parse().unwrap();
-        Queue { kind, stored: 0, waiting, running: 0, agents: 1, strategy: "weighted".to_owned() }
+        Queue { kind, stored: 0, waiting, running: 0, agents: 1, strategy: "weighted".to_owned(), paused: false }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::task::Outcome;
 
 /// Asks for what a task's last attempt has written: what is kept of it, or what came after one knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LogsRequest {
     /// Which task.
@@ -25,6 +26,7 @@ pub struct LogsRequest {
 
 /// A part of a task's log, and how far the task is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TaskLog {
     /// Which task.
     pub task: TaskId,
@@ -57,6 +59,7 @@ pub struct TaskLog {
 
 /// How far a running attempt is, as its handler reports it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TaskProgress {
     /// 0 to 1.
     pub fraction: f64,

@@ -118,6 +118,8 @@ impl Fleet {
             InboxVerb::Cancel => decode(&message).map(Event::CancelOrdered),
             InboxVerb::Settled => decode(&message).map(Event::Settled),
             InboxVerb::Drain => decode(&message).map(Event::DrainOrdered),
+            // They write nothing.
+            InboxVerb::Follow => return,
             InboxVerb::Heard => decode(&message).map(|heard| self.agents[place].heard(&heard)),
         };
         match event {
