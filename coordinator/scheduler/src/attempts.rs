@@ -327,6 +327,7 @@ impl Scheduler {
         let kind = self.kinds.get_mut(key);
         if succeeded {
             kind.run_time.observe(done.run);
+            kind.counts.ran(done.run);
         }
         let out_of_memory = done.error.as_ref().is_some_and(|error| error.starts_with(OUT_OF_MEMORY));
         kind.usage.observe(done.run, &done.used, &task.demand.reserved.resources, out_of_memory, now);

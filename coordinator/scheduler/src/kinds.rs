@@ -6,6 +6,7 @@ use shared::needs::Needs;
 use shared::{Kind, Resources, TaskOptions, quantity};
 
 use crate::config::KindSettings;
+use crate::load::KindCounts;
 use crate::pace::Pace;
 use crate::performance::RunTime;
 use crate::placement::{Standards, StrategyState};
@@ -41,6 +42,8 @@ pub(crate) struct KindEntry {
     /// Agents that can do it, whether or not they are there; in the order they came.
     pub(crate) agents: Vec<AgentKey>,
     pub(crate) run_time: RunTime,
+    /// What has started and ended of it: for those who compare two looks.
+    pub(crate) counts: KindCounts,
     pub(crate) strategy: StrategyState,
     /// How its agents are, for strategies that compare them.
     pub(crate) standards: Standards,
@@ -91,6 +94,7 @@ impl Kinds {
             usage: Usage::default(),
             agents: Vec::new(),
             run_time: RunTime::default(),
+            counts: KindCounts::default(),
             strategy: StrategyState::default(),
             standards: Standards::default(),
             waiting: [0; 4],

@@ -15,6 +15,7 @@ mod history;
 mod kinds;
 mod lines;
 mod liveness;
+mod load;
 mod pace;
 mod performance;
 mod pulse;
@@ -44,6 +45,7 @@ pub use config::{
 };
 pub use event::{Action, Actions, Delivery, Dispatch, Done, Event, Notice, Sequence, Settlement, Unreadable};
 pub use history::{End, History, HowEnded};
+pub use load::{AgentLoad, KindLoad, PoolLoad, Waits};
 pub use pace::Rate;
 pub use pulse::Pulse;
 pub use recommend::FEWEST as FEWEST_SAMPLES;

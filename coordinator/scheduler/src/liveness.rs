@@ -73,10 +73,11 @@ impl Scheduler {
         if is_new_process && was_known && agent.is_present() {
             self.lose(key, Loss::Restarted, now, actions);
         }
-        self.describe(key, hello);
+        self.describe(key, hello, now);
         let agent = self.registry.get_mut(key);
         agent.heard(now);
         if is_new_process {
+            agent.registered = now;
             agent.beat_sequence = 0;
             agent.report = None;
         }
@@ -96,7 +97,7 @@ impl Scheduler {
         self.shares_changed(key);
     }
 
-    fn describe(&mut self, key: AgentKey, hello: &Hello) {
+    fn describe(&mut self, key: AgentKey, hello: &Hello, now: Timestamp) {
         let kinds: FxHashSet<KindKey> = hello.kinds.iter().map(|kind| self.kind_key(kind)).collect();
         let at_most_once = hello.at_most_once.iter().map(|kind| self.kind_key(kind)).collect();
         let agent = self.registry.get_mut(key);
@@ -112,6 +113,7 @@ impl Scheduler {
             kind.strategy.joined(key, agent);
         }
         let capacity = self.config.placement.overcommit.of(hello.capacity);
+        agent.add_up(now);
         agent.describe(hello, kinds, capacity);
         let needs = hello.needs.iter().filter_map(|(kind, needed)| Some((self.kinds.find(kind)?, needed.clone())));
         let before = std::mem::replace(&mut agent.declared, needs.collect());

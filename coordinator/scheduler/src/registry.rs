@@ -56,6 +56,8 @@ pub(crate) struct Agent {
     pub(crate) enforcement: String,
     /// Tasks whose current attempt it has.
     pub(crate) in_flight: IndexSet<Sequence, rustc_hash::FxBuildHasher>,
+    /// When this process of it was first heard.
+    pub(crate) registered: Timestamp,
     pub(crate) last_heard: Timestamp,
     pub(crate) beat_sequence: u64,
     pub(crate) last_probe: Timestamp,
@@ -73,6 +75,7 @@ pub(crate) struct Agent {
     /// A task that runs alone, for which no other is given to the agent.
     pub(crate) kept_for: Option<Sequence>,
     pub(crate) report: Option<Report>,
+    pub(crate) reported: Timestamp,
     /// What it carried when it reported: what has come since is not in the report's figures.
     pub(crate) in_flight_at_report: usize,
     /// How busy its host was while its slots were full.
@@ -87,6 +90,9 @@ pub(crate) struct Agent {
     /// Attempts that it let run on beyond their limit. They were given up, and take up a slot until it says that they
     /// have ended.
     pub(crate) overrun: FxHashSet<(Sequence, u32, Epoch)>,
+    /// For how long its slots were taken, put together, and until when that is added up.
+    slot_time: Duration,
+    slot_time_until: Timestamp,
     /// Changes whenever a hello says something.
     pub(crate) description: u64,
     /// Whether its host has too little memory or disk left, and whether its CPU is busy.
@@ -123,6 +129,7 @@ impl Agent {
             enforcement: String::new(),
             full: Full::default(),
             in_flight: IndexSet::default(),
+            registered: now,
             last_heard: now,
             beat_sequence: 0,
             last_probe: Timestamp::default(),
@@ -134,6 +141,7 @@ impl Agent {
             set_aside: false,
             kept_for: None,
             report: None,
+            reported: Timestamp::default(),
             in_flight_at_report: 0,
             performance: FxHashMap::default(),
             last_turn: 0,
@@ -141,6 +149,8 @@ impl Agent {
             failed: 0,
             missing: FxHashSet::default(),
             overrun: FxHashSet::default(),
+            slot_time: Duration::ZERO,
+            slot_time_until: now,
             description: 0,
             pressured: false,
             busy: false,
@@ -174,6 +184,7 @@ impl Agent {
             self.full.observe(&report, now);
         }
         self.report = Some(report);
+        self.reported = now;
     }
 
     /// An attempt takes this of what it has.
@@ -231,6 +242,17 @@ impl Agent {
     /// How many of its slots have an attempt in them.
     pub(crate) fn slots_taken(&self) -> u32 {
         self.slots.min(self.in_flight.len() as u32)
+    }
+
+    /// Adds up for how long its slots were taken, before another number of them is.
+    pub(crate) fn add_up(&mut self, now: Timestamp) {
+        self.slot_time = self.slot_time(now);
+        self.slot_time_until = now;
+    }
+
+    /// For how long its slots were taken until now, put together. It only grows.
+    pub(crate) fn slot_time(&self, now: Timestamp) -> Duration {
+        self.slot_time + now.since(self.slot_time_until) * self.slots_taken()
     }
 
     /// How many places in its slots and its queue are taken up.

@@ -356,6 +356,7 @@ impl Scheduler {
         }
         for key in self.registry.keys() {
             let agent = self.registry.get_mut(key);
+            agent.add_up(self.now);
             agent.in_flight.clear();
             agent.missing.clear();
             agent.overrun.clear();
@@ -506,14 +507,18 @@ impl Scheduler {
         let epoch = self.epoch.expect("only a leader places");
         let task = self.tasks.get(sequence).expect("it was at the head of its line");
         let (number, kind, tenant) = (task.attempts + 1, task.demand.kind, task.demand.tenant);
+        let waited = now.since(task.accepted);
         if number == 1 {
-            self.waits.add(now.since(task.accepted));
+            self.waits.add(waited);
         }
         let rate = self.rate_of(sequence);
         let owner = self.tenants.get_mut(tenant);
         owner.pace.started(owner.settings.rate, now);
         let entry = self.kinds.get_mut(kind);
         entry.pace.started(entry.settings.rate, now);
+        if number == 1 {
+            entry.counts.started(waited);
+        }
         let charge = Some(self.lines.shares.charge(kind, tenant, rate, owner.settings.weight));
         self.occupy(sequence, Attempt { why: Some(choice.why), charge, ..Attempt::new(key, number, epoch, now) });
         let agent = self.registry.get_mut(key);
@@ -570,6 +575,7 @@ impl Scheduler {
         if task.demand.alone {
             agent.kept_for = Some(sequence);
         }
+        agent.add_up(self.now);
         if agent.in_flight.insert(sequence) {
             agent.reserve(&task.demand.reserved);
         }
@@ -597,6 +603,7 @@ impl Scheduler {
         let task = self.tasks.get(sequence)?;
         let attempt = task.attempt()?.clone();
         let agent = self.registry.get_mut(attempt.agent);
+        agent.add_up(self.now);
         if agent.in_flight.swap_remove(&sequence) {
             agent.release(&task.demand.reserved);
         }

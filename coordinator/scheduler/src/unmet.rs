@@ -92,6 +92,18 @@ impl Unmet {
         in_line <= KEPT && of_kind <= KEPT_OF_KIND && self.demands.contains_key(demand)
     }
 
+    /// Whether nobody that is there could ever run this, as far as is known.
+    pub(crate) fn contains(&self, demand: &Demand) -> bool {
+        self.demands.contains_key(demand)
+    }
+
+    /// How many tasks of a kind were sent back to the stream for want of somebody who could ever run them.
+    pub(crate) fn sent_back(&self, kind: KindKey) -> u64 {
+        let of_kind = self.demands.iter().filter(|(demand, _)| demand.kind == kind);
+        let remembered: u64 = of_kind.map(|(_, waiting)| waiting.sent_back.count).sum();
+        remembered + self.others.get(&kind).map_or(0, |others| others.sent_back.count)
+    }
+
     /// The demands, as they are asked.
     pub(crate) fn demands(&self) -> impl Iterator<Item = &Demand> {
         self.demands.keys()

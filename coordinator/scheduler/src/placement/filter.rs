@@ -152,7 +152,7 @@ pub(crate) fn look_around(demand: &Demand, kind: &mut KindEntry, registry: &Regi
 }
 
 /// Whether the agent could ever take this, however busy it is now.
-fn is_able(demand: &Demand, agent: &Agent) -> bool {
+pub(crate) fn is_able(demand: &Demand, agent: &Agent) -> bool {
     agent.takes_work() && demand.needs.are_met_by(&agent.labels) && too_small(&demand.reserved, agent).is_none()
 }
 

@@ -12,7 +12,7 @@ mod strategy;
 mod tournament;
 
 pub(crate) use cohort::{Search, Sort};
-pub(crate) use filter::{Obstacle, Part, Standard, Standards, agent_to_empty, anybody_able, obstacle};
+pub(crate) use filter::{Obstacle, Part, Standard, Standards, agent_to_empty, anybody_able, is_able, obstacle};
 pub(crate) use fleet::Fleet;
 pub use strategy::{Packing, Strategy};
 pub(crate) use strategy::{StrategyState, rank};

@@ -72,6 +72,25 @@ pub enum Phase {
     Paused,
 }
 
+impl Outcome {
+    /// How it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Underway => "underway",
+            Outcome::Succeeded => "succeeded",
+            Outcome::Partly => "partly",
+            Outcome::Failed => "failed",
+            Outcome::Planned => "planned",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 impl Phase {
     /// How it is written.
     pub const fn as_str(self) -> &'static str {
@@ -127,6 +146,11 @@ pub struct History {
 }
 
 impl History {
+    /// What another leader has ordered and what has not come to an end: how it ends is to be told too.
+    pub(super) fn with_underway(events: Vec<Event>) -> Self {
+        Self { events: events.into(), ..Self::default() }
+    }
+
     /// What was done, the oldest first.
     pub fn events(&self) -> impl DoubleEndedIterator<Item = &Event> + ExactSizeIterator {
         self.events.iter()
@@ -168,7 +192,7 @@ impl History {
     /// An order has had its effect, or is given up.
     pub(super) fn end(&mut self, order: u64, after: u32, outcome: Outcome, took: Duration, error: Option<String>) {
         self.count(outcome);
-        // One that another leader gave is not known.
+        // One that is older than what is remembered is not known.
         if let Some(event) = self.events.iter_mut().rev().find(|event| event.order == Some(order)) {
             event.after = Some(after);
             event.outcome = outcome;

@@ -5,7 +5,7 @@ use super::history::{Event, History, Outcome, Phase};
 use super::policy::Policy;
 use super::rule::{Cause, Rule};
 use super::signals::{Agent, Signals};
-use super::wish::{Order, Scene, Wish};
+use super::wish::{Order, Scene, Standing, Wish};
 use crate::Timestamp;
 
 /// A pool of agents.
@@ -31,12 +31,13 @@ pub struct Pool {
 impl Pool {
     /// A pool with what another leader wished for, or with nothing: then it takes over who is there.
     pub fn new(name: &str, policy: Policy, wish: Wish, seed: u64) -> Self {
+        let history = History::with_underway(wish.underway());
         Self {
             name: name.to_owned(),
             policy,
             arbiter: Arbiter::default(),
             wish,
-            history: History::default(),
+            history,
             chance: fastrand::Rng::with_seed(seed),
             is_paused: false,
             asked: None,
@@ -125,6 +126,13 @@ impl Pool {
     /// What the next leader must know.
     pub fn wish(&self) -> &Wish {
         &self.wish
+    }
+
+    /// How things stand, as far as these signals tell.
+    pub fn standing(&self, signals: &Signals, now: Timestamp) -> Standing {
+        let agents = signals.agents.as_ref().map(|agents| agents.value.as_slice()).unwrap_or_default();
+        let present = self.wish.present(&Scene { policy: &self.policy, agents, now, chance: 0.0 }).len() as u32;
+        self.wish.standing(&self.policy, present, now)
     }
 
     /// The last decision, with what every rule said: why nothing changes, too.

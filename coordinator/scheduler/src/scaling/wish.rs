@@ -119,7 +119,8 @@ struct Start {
     /// How many of them have come, and when the last one did.
     came: u32,
     came_at: Timestamp,
-    /// How many were to be there with them.
+    /// How many were there, and how many were to be there with them.
+    before: u32,
     target: u32,
     cause: Cause,
     error: Option<String>,
@@ -138,6 +139,10 @@ struct Leaving {
     since: Timestamp,
     deadline: Timestamp,
     ended: bool,
+    /// How many were there when it was told, how many were wished for, and why.
+    before: u32,
+    target: u32,
+    cause: Cause,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +183,15 @@ impl Wish {
     /// How many agents are wished for; none before the first look.
     pub fn agents(&self) -> Option<u32> {
         self.agents
+    }
+
+    /// What has been ordered and has not come to an end, by the orders' numbers.
+    pub(super) fn underway(&self) -> Vec<Event> {
+        let starts = self.starts.iter().map(|s| event(Some(s.order), s.at, s.cause, s.before, s.target));
+        let drain = |l: &Leaving| (l.order, event(Some(l.order), l.since, l.cause, l.before, l.target));
+        let mut orders: BTreeMap<u64, Event> = self.leaving.values().map(drain).collect();
+        orders.extend(starts.filter_map(|event| Some((event.order?, event))));
+        orders.into_values().collect()
     }
 
     /// Takes in who is there: what has come, who has left, which starts have ended.
@@ -428,7 +442,7 @@ impl Wish {
         let order = self.next_order();
         let replacement = Cause::new(Rule::Replacement, before.into(), wished.into());
         let cause = self.cause.take().unwrap_or(replacement);
-        let start = Start { order, at: now, count, came: 0, came_at: now, target: wished, cause, error: None };
+        let start = Start { order, at: now, count, came: 0, came_at: now, before, target: wished, cause, error: None };
         self.starts.push(start);
         history.note(event(Some(order), now, cause, before, wished));
         orders.push(Order::Start { order, count, wished });
@@ -466,7 +480,8 @@ impl Wish {
         let surplus = Cause::new(Rule::Surplus, present.into(), wished.into());
         let cause = self.cause.take().unwrap_or(surplus);
         let order = self.next_order();
-        let leaving = Leaving { order, since: now, deadline: now + scene.policy.drain_deadline, ended: false };
+        let deadline = now + scene.policy.drain_deadline;
+        let leaving = Leaving { order, since: now, deadline, ended: false, before: present, target: wished, cause };
         self.leaving.extend(agents.iter().map(|id| (id.clone(), leaving)));
         self.known = Some(self.present(scene));
         self.shrunk = Some(now);

@@ -1,5 +1,7 @@
 //! A leader that is replaced while agents start.
 
+use scheduler::scaling::history::Outcome;
+
 use crate::actuator::Actuator;
 use crate::curve::{self, Curve};
 use crate::run::Run;
@@ -24,6 +26,16 @@ fn a_new_leader_does_not_order_what_the_old_one_has() {
     assert!(after.wished >= before.wished, "{}", run.story());
     let most = run.looks.iter().map(|look| look.wished).max().unwrap_or_default();
     assert!(added + 6 <= most, "{added} were ordered for {most}\n{}", run.story());
+}
+
+#[test]
+fn what_came_of_an_order_is_told_by_the_leader_after_the_one_that_gave_it() {
+    let run = taken_over(true);
+
+    let first = run.events.first().expect("the new leader knows what is under way");
+    assert!(first.at.since_origin() < secs(310), "{}", run.story());
+    assert_eq!(first.outcome, Outcome::Succeeded, "{}", run.story());
+    assert!(first.before < first.wished && first.after >= Some(first.wished), "{}", run.story());
 }
 
 #[test]
