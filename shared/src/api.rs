@@ -11,6 +11,8 @@ pub mod submit;
 
 pub mod logs;
 
+pub mod scale;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -811,6 +813,9 @@ pub struct Event {
     /// In words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// What there is to it beside that, by the topic: with `scaling` a [`scale::Change`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<serde_json::Value>,
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ pub enum Operation {
 }
 
 /// Operations of the control service that change nothing, by noun.
-const READS: [(&str, &[&str]); 8] = [
+const READS: [(&str, &[&str]); 9] = [
     ("mesh", &["status"]),
     ("agent", &["list", "get"]),
     ("queue", &["list", "get"]),
@@ -95,6 +95,7 @@ const READS: [(&str, &[&str]); 8] = [
     ("task", &["list", "get", "why", "result", "logs"]),
     ("dead", &["list", "get"]),
     ("event", &["list"]),
+    ("scale", &["status", "get", "history", "explain"]),
 ];
 
 /// Operations of the control service for who submits tasks, and about a task whose id one knows.
@@ -342,7 +343,8 @@ mod tests {
     fn a_reader_changes_nothing() {
         let reader = of(Role::Reader);
 
-        for changing in ["agent.drain", "queue.set", "tenant.set", "resource.apply", "task.cancel", "dead.replay"] {
+        let changing = ["agent.drain", "queue.set", "tenant.set", "resource.apply", "task.cancel", "dead.replay"];
+        for changing in changing.into_iter().chain(["scale.set", "scale.pause", "scale.resume"]) {
             assert!(!reader.allow(Operation::Publish, &format!("hive.api.{changing}")), "{changing}");
         }
         assert!(reader.allow(Operation::Publish, "hive.api.task.why"));

@@ -239,7 +239,8 @@ impl Subjects {
         self.stream("LEASE")
     }
 
-    /// The key-value bucket of what is said of kinds and tenants while the mesh runs.
+    /// The key-value bucket of what is said of kinds, tenants and pools while the mesh runs, and of how many agents are
+    /// wished for.
     pub fn settings_bucket(&self) -> String {
         self.stream("SETTINGS")
     }

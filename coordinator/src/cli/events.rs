@@ -168,6 +168,7 @@ mod tests {
             kind: None,
             attempt: Some(2),
             detail: Some("ada is gone\u{1b}[2J\n".into()),
+            data: None,
         };
 
         let line = describe(&event);

@@ -310,6 +310,7 @@ impl Examiner {
             kind: None,
             attempt: None,
             detail: Some("by `coordinator doctor`".to_owned()),
+            data: None,
         };
         let body = serde_json::to_vec(&event).map_err(|e| e.to_string())?;
         let subject = self.client.subjects().event("mesh", "examined");
