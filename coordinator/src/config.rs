@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{http, store};
+use crate::{http, scale, store};
 
 /// The settings of a coordinator, as its TOML file holds them.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -25,6 +25,8 @@ pub struct Config {
     pub kinds: BTreeMap<String, scheduler::KindConfig>,
     /// Settings by tenant; `default` holds for what a tenant does not say itself.
     pub tenants: BTreeMap<String, scheduler::TenantConfig>,
+    /// Pools of agents whose number the mesh decides.
+    pub pools: BTreeMap<String, scale::Config>,
 }
 
 /// Why the settings cannot be used.
@@ -97,6 +99,7 @@ impl Config {
             problems.push("[streams] replicas: write 1 to 5".to_owned());
         }
         problems.extend(self.http.problems());
+        problems.extend(scale::problems(&self.pools));
         problems
     }
 }
@@ -127,6 +130,27 @@ mod tests {
         let error = load("[kinds.default]\nstrategie = \"weighted\"\n").unwrap_err().to_string();
 
         assert!(error.contains("line 2") && error.contains("strategie"), "{error}");
+    }
+
+    #[test]
+    fn a_pool_is_read_with_its_policy_and_who_starts_its_agents() {
+        let config = load("[pools.workers]\nmax-agents = 40\ntarget-wait = \"30s\"\npaused = true\n").unwrap();
+        let pool = &config.pools["workers"];
+        assert_eq!((pool.policy.max_agents, pool.paused, &pool.actuator), (40, true, &None));
+
+        let again: Config = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again.pools["workers"], *pool, "it is written as it is read");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_pool_is_told_with_its_place() {
+        let unknown = load("[pools.workers]\nmax-agent = 40\n").unwrap_err().to_string();
+        let wrong = load("[pools.workers]\ntarget-wait = 30\n").unwrap_err().to_string();
+        let twins = load("[pools.a]\n[pools.b]\nkinds = [\"echo\"]\n").unwrap_err().to_string();
+
+        assert!(unknown.contains("unknown field `max-agent`"), "{unknown}");
+        assert!(wrong.contains("target-wait"), "{wrong}");
+        assert!(twins.contains("[pools.b]") && twins.contains("labels"), "{twins}");
     }
 
     #[test]

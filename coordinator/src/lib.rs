@@ -2,9 +2,11 @@
 //!
 //! [`node`] is the loop around the scheduler, [`store`] the only part that touches JetStream, [`lease`] decides who
 //! leads, [`auth`] makes the users of a NATS server. [`api`] and [`http`] answer questions, [`dead`] those about dead
-//! letters, `logs` those about what tasks write; [`cli`] is the command line, [`local`] runs whole meshes on one machine
-//! for `dev`, `bench` and the tests, and `conformance` checks agents of any make; [`dashboard`] makes the web pages.
+//! letters, `logs` those about what tasks write; [`scale`] sees to it that there are as many agents as there should be, and
+//! [`actuator`] starts and ends them; [`cli`] is the command line, [`local`] runs whole meshes on one machine for `dev`,
+//! `bench` and the tests, and `conformance` checks agents of any make; [`dashboard`] makes the web pages.
 
+pub mod actuator;
 pub mod api;
 pub mod auth;
 pub mod bench;
@@ -21,6 +23,7 @@ mod logs;
 pub mod node;
 mod recommend;
 mod roll_call;
+pub mod scale;
 mod settings;
 pub mod store;
 mod submission;

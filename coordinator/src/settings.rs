@@ -1,4 +1,4 @@
-//! Settings of kinds and tenants, and what is said of agents, while the mesh runs.
+//! Settings of kinds, tenants and pools, and what is said of agents, while the mesh runs.
 //!
 //! They are kept in a key-value bucket, and every coordinator watches it: so they hold for whoever leads, and go before
 //! what the configuration file says. A change is a JSON merge patch (RFC 7396): what it names is changed, `null` goes
@@ -17,6 +17,7 @@ use shared::{AgentId, Kind};
 use tracing::{info, warn};
 
 use crate::node::Handle;
+use crate::scale;
 use crate::store::{Store, StoreError};
 
 /// How long to wait before the bucket is watched again.
@@ -35,6 +36,8 @@ pub(crate) enum Scope {
     Tenant,
     /// An agent.
     Agent,
+    /// A pool of agents.
+    Pool,
 }
 
 impl Scope {
@@ -43,20 +46,21 @@ impl Scope {
             Scope::Kind => "kinds.",
             Scope::Tenant => "tenants.",
             Scope::Agent => "agents.",
+            Scope::Pool => "pools.",
         }
     }
 
     /// The key that keeps what is said of `name`; a tenant's name can be any text, so it is written in hexadecimal.
     fn key(self, name: &str) -> String {
         let name = match self {
-            Scope::Kind | Scope::Agent => name.to_owned(),
+            Scope::Kind | Scope::Agent | Scope::Pool => name.to_owned(),
             Scope::Tenant => name.bytes().map(|byte| format!("{byte:02x}")).collect(),
         };
         format!("{}{name}", self.prefix())
     }
 
     fn read_key(key: &str) -> Option<(Scope, String)> {
-        for scope in [Scope::Kind, Scope::Agent] {
+        for scope in [Scope::Kind, Scope::Agent, Scope::Pool] {
             if let Some(name) = key.strip_prefix(scope.prefix()) {
                 return Some((scope, name.to_owned()));
             }
@@ -77,6 +81,17 @@ pub(crate) async fn said(store: &Store, scope: Scope, name: &str) -> Result<Valu
 
 /// Changes what is said of one of them; all that is said of it then is returned.
 pub(crate) async fn change(store: &Store, scope: Scope, name: &str, patch: Value) -> Result<Value, Refusal> {
+    change_checked(store, scope, name, patch, |said| check(scope, name, said)).await
+}
+
+/// The same, where whether it may be said so is for another to check.
+pub(crate) async fn change_checked(
+    store: &Store,
+    scope: Scope,
+    name: &str,
+    patch: Value,
+    check: impl Fn(&Map<String, Value>) -> Result<(), Refusal>,
+) -> Result<Value, Refusal> {
     let Value::Object(patch) = patch else {
         return Err(bad("settings are changed by a JSON object, such as {\"strategy\": \"weighted\"}"));
     };
@@ -85,7 +100,7 @@ pub(crate) async fn change(store: &Store, scope: Scope, name: &str, patch: Value
     for _ in 0..TRIES {
         let (revision, mut said) = read_kept(&bucket, scope, name).await?;
         merge(&mut said, patch.clone());
-        check(scope, name, &said)?;
+        check(&said)?;
         let body = serde_json::to_vec(&said).map_err(|error| bad(error.to_string()))?;
         match bucket.update(scope.key(name), body.into(), revision).await {
             Ok(_) => return Ok(Value::Object(said)),
@@ -121,6 +136,7 @@ fn check_name(scope: Scope, name: &str) -> Result<(), Refusal> {
     match scope {
         Scope::Kind => Kind::new(name).map(drop).map_err(|error| bad(error.to_string())),
         Scope::Agent => AgentId::new(name).map(drop).map_err(|error| bad(error.to_string())),
+        Scope::Pool => AgentId::new(name).map(drop).map_err(|_| bad("a pool has a name of 1 to 64 of A-Z a-z 0-9 - _")),
         Scope::Tenant if (1..=64).contains(&name.len()) => Ok(()),
         Scope::Tenant => Err(bad("a tenant has a name of 1 to 64 characters")),
     }
@@ -133,6 +149,7 @@ fn check(scope: Scope, name: &str, said: &Map<String, Value>) -> Result<(), Refu
         Scope::Kind => drop(config.said.kinds.insert(name.to_owned(), read(value)?)),
         Scope::Tenant => drop(config.said.tenants.insert(name.to_owned(), read(value)?)),
         Scope::Agent => drop(config.said.agents.insert(name.to_owned(), read(value)?)),
+        Scope::Pool => return scale::Config::default().with_said(name, said).map(drop).map_err(bad),
     }
     match config.problems() {
         problems if problems.is_empty() => Ok(()),
@@ -144,7 +161,7 @@ fn read<T: DeserializeOwned>(said: Value) -> Result<T, Refusal> {
     serde_json::from_value(said).map_err(|error| bad(error.to_string()))
 }
 
-fn bad(problem: impl Into<String>) -> Refusal {
+pub(crate) fn bad(problem: impl Into<String>) -> Refusal {
     Refusal { error: problem.into(), code: 400 }
 }
 
@@ -172,31 +189,57 @@ async fn follow(store: &Store, handle: &Handle) -> anyhow::Result<()> {
     let mut changes = bucket.watch_with_history(">").await?;
     while let Some(change) = changes.next().await {
         let change = change?;
-        let Some(event) = event(&change) else {
+        if scale::wishes::is_key(&change.key) {
+            continue;
+        }
+        let Some(said) = Change::read(&change) else {
             warn!(key = change.key, "a setting cannot be read: it is left as it was");
             continue;
         };
         info!(key = change.key, "settings changed");
-        if handle.happen(event).await.is_err() {
+        if said.tell(handle).await.is_err() {
             return Ok(());
         }
     }
     anyhow::bail!("the watch has ended")
 }
 
-fn event(change: &kv::Entry) -> Option<Event> {
-    let (scope, name) = Scope::read_key(&change.key)?;
-    let said = match change.operation {
-        Operation::Put => change.value.clone(),
-        Operation::Delete | Operation::Purge => Bytes::from_static(b"{}"),
-    };
-    Some(match scope {
-        Scope::Kind => Event::KindConfigured(name, serde_json::from_slice::<KindConfig>(&said).ok()?),
-        Scope::Tenant => Event::TenantConfigured(name, serde_json::from_slice::<TenantConfig>(&said).ok()?),
-        Scope::Agent => {
-            Event::AgentConfigured(AgentId::new(name).ok()?, serde_json::from_slice::<AgentConfig>(&said).ok()?)
+/// What is said from now on.
+enum Change {
+    /// Of a kind or a tenant: the scheduler goes by it.
+    Scheduler(Event),
+    /// Of a pool.
+    Pool(String, Map<String, Value>),
+}
+
+impl Change {
+    fn read(change: &kv::Entry) -> Option<Self> {
+        let (scope, name) = Scope::read_key(&change.key)?;
+        let said = match change.operation {
+            Operation::Put => change.value.clone(),
+            Operation::Delete | Operation::Purge => Bytes::from_static(b"{}"),
+        };
+        Some(match scope {
+            Scope::Kind => {
+                Self::Scheduler(Event::KindConfigured(name, serde_json::from_slice::<KindConfig>(&said).ok()?))
+            }
+            Scope::Tenant => {
+                Self::Scheduler(Event::TenantConfigured(name, serde_json::from_slice::<TenantConfig>(&said).ok()?))
+            }
+            Scope::Agent => {
+                let said = serde_json::from_slice::<AgentConfig>(&said).ok()?;
+                Self::Scheduler(Event::AgentConfigured(AgentId::new(name).ok()?, said))
+            }
+            Scope::Pool => Self::Pool(name, serde_json::from_slice(&said).ok()?),
+        })
+    }
+
+    async fn tell(self, handle: &Handle) -> Result<(), Refusal> {
+        match self {
+            Self::Scheduler(event) => handle.happen(event).await,
+            Self::Pool(name, said) => handle.scale(move |pools| pools.say(name, said)).await,
         }
-    })
+    }
 }
 
 #[cfg(test)]
@@ -210,6 +253,7 @@ mod tests {
             (Scope::Tenant, "acme & söhne"),
             (Scope::Tenant, "default"),
             (Scope::Agent, "ada"),
+            (Scope::Pool, "big"),
         ] {
             assert_eq!(Scope::read_key(&scope.key(name)), Some((scope, name.to_owned())));
         }
@@ -227,6 +271,8 @@ mod tests {
         assert!(refuse(Scope::Kind, r#"{"max-running": 0}"#).contains("write 1 or more"));
         assert!(refuse(Scope::Kind, r#"{"rate": "fast"}"#).contains("write `100/s`"));
         assert!(refuse(Scope::Tenant, r#"{"weight": 0}"#).contains("weight"));
+        assert!(refuse(Scope::Pool, r#"{"min-agents": 20}"#).contains("must not be more than max-agents"));
+        assert!(refuse(Scope::Pool, r#"{"max-agent": 20}"#).contains("unknown field `max-agent`"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use shared::subject::Subjects;
-use shared::{Epoch, TaskId};
+use shared::{Epoch, Kind, TaskId};
 
 pub(crate) use browse::Fill;
 
@@ -251,7 +251,7 @@ impl Store {
         self.jetstream.create_key_value(config).await.map_err(refused(format!("create bucket `{bucket}`")))
     }
 
-    /// The bucket of what is said of kinds and tenants while the mesh runs.
+    /// The bucket of what is said of kinds, tenants and pools while the mesh runs, and of how many agents are wished for.
     pub async fn settings_bucket(&self) -> Result<kv::Store, StoreError> {
         let bucket = self.subjects.settings_bucket();
         if let Ok(store) = self.jetstream.get_key_value(&bucket).await {
@@ -259,7 +259,7 @@ impl Store {
         }
         let config = kv::Config {
             bucket: bucket.clone(),
-            description: "settings of kinds and tenants".to_owned(),
+            description: "settings of kinds, tenants and pools".to_owned(),
             history: 1,
             num_replicas: self.config.replicas,
             ..Default::default()
@@ -391,6 +391,43 @@ impl Store {
         let stream = self.jetstream.get_stream(self.subjects.tasks_stream()).await;
         let state = stream.map_err(refused("read the state of the task stream"))?.cached_info().state.clone();
         Ok((state.messages, state.last_sequence))
+    }
+
+    /// How many messages the task stream holds, and of how many subjects.
+    pub(crate) async fn task_stream_size(&self) -> Result<(u64, u64), StoreError> {
+        let stream = self.jetstream.get_stream(self.subjects.tasks_stream()).await;
+        let state = stream.map_err(refused("read the state of the task stream"))?.cached_info().state.clone();
+        Ok((state.messages, state.subjects_count))
+    }
+
+    /// How many tasks of a kind the stream holds, whoever has them. The broker counts them without sending any but two.
+    pub(crate) async fn queued_of_kind(&self, kind: &Kind) -> Result<u64, StoreError> {
+        let mut count = 0;
+        for filter in self.subjects.tasks_of_kind(kind) {
+            count += self.count_queued(&filter).await?;
+        }
+        Ok(count)
+    }
+
+    /// How many messages of the task stream match a filter: the first that does is read, and its answer says how many
+    /// come after it.
+    async fn count_queued(&self, filter: &str) -> Result<u64, StoreError> {
+        let what = || format!("count the tasks under `{filter}`");
+        let subject = format!("$JS.API.DIRECT.GET.{}", self.subjects.tasks_stream());
+        let question = serde_json::json!({ "seq": 1, "next_by_subj": filter, "batch": 1 }).to_string();
+        let answer = self.nats.request(subject, question.into()).await.map_err(refused(what()))?;
+        match answer.status {
+            None => {
+                let header = answer.headers.as_ref().and_then(|headers| headers.get("Nats-Num-Pending"));
+                let after: Option<u64> = header.and_then(|value| value.as_str().parse().ok());
+                after.map(|after| after + 1).ok_or_else(|| refused(what())("the answer has no number in it"))
+            }
+            Some(StatusCode::NOT_FOUND) => Ok(0),
+            Some(status) => {
+                let said = format!("{status} {}", answer.description.unwrap_or_default());
+                Err(refused(what())(said))
+            }
+        }
     }
 
     /// How many messages of each subject a stream holds that match the filter, at most `limit` subjects.

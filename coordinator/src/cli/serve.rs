@@ -16,11 +16,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use crate::actuator::Surroundings;
 use crate::api::Services;
 use crate::config::{Config, ConfigError};
 use crate::http::Server;
 use crate::lease::Contender;
 use crate::node::{Handle, Node, Parts};
+use crate::scale;
 use crate::store::Store;
 
 /// Runs a coordinator. The first one on a mesh leads, further ones stand by and take over when it is gone.
@@ -131,6 +133,7 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
     prepare(&store).await?;
     let scheduler = config.scheduler();
     let beat_interval = scheduler.liveness.beat_interval;
+    let (scaling, asks) = mpsc::unbounded_channel();
     let (node, handle) = Node::new(Parts {
         nats: nats.clone(),
         counters: counters.clone(),
@@ -139,6 +142,7 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
         scheduler,
         instance: instance.clone(),
         supervisor,
+        scaling,
     });
     let client = Client::new(nats.clone(), connection.mesh.clone());
     let services = Services::new(handle.clone(), store.clone(), client, &instance, counters);
@@ -149,6 +153,16 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
         }
     });
     info!(mesh = %connection.mesh, nats = connection.url_without_secrets(), http = %address, "coordinator started");
+    let manager = scale::Manager::new(scale::Parts {
+        handle: handle.clone(),
+        nats: nats.clone(),
+        subjects: subjects.clone(),
+        store: store.clone(),
+        pools: config.pools.clone(),
+        surroundings: Surroundings::new(connection),
+        asks,
+    });
+    tokio::spawn(manager.run());
     tokio::spawn(crate::settings::watch(store.clone(), handle.clone()));
     let (changes, changed) = mpsc::channel(4);
     let (resign, resigned) = oneshot::channel();

@@ -11,6 +11,7 @@ use shared::{AgentId, Epoch, Kind, TaskId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Node;
+use crate::scale;
 use crate::store::{Store, Stored};
 
 /// Looks at the scheduler and sends what it saw.
@@ -41,6 +42,8 @@ pub enum Command {
     PurgeStored(Stored, oneshot::Sender<bool>),
     /// Tell the scheduler something.
     Happen(Box<Event>),
+    /// Let somebody ask about the pools of agents, or change them.
+    Scale(scale::Ask),
     /// Let an agent finish and leave.
     Drain(AgentId, oneshot::Sender<()>),
     /// Tell how far the attempt is that runs of a task.
@@ -65,6 +68,7 @@ impl std::fmt::Debug for Command {
             Command::Purge(..) => "Purge",
             Command::PurgeStored(..) => "PurgeStored",
             Command::Happen(_) => "Happen",
+            Command::Scale(_) => "Scale",
             Command::Drain(..) => "Drain",
             Command::Progress(..) => "Progress",
             Command::Follow(..) => "Follow",
@@ -114,6 +118,8 @@ impl Node {
                 let _ = answer.send(!is_left);
             }
             Command::Happen(event) => self.tell_scheduler(*event),
+            // Whoever asks is told by what he gets no answer from that nobody is there.
+            Command::Scale(ask) => drop(self.scaling.send(ask)),
             Command::Drain(agent, answer) => {
                 self.tell_scheduler(Event::AgentDrained(agent));
                 let _ = answer.send(());
@@ -258,6 +264,16 @@ impl Handle {
     /// Tells the scheduler something.
     pub(crate) async fn happen(&self, event: Event) -> Result<(), Refusal> {
         self.send(Command::Happen(Box::new(event))).await
+    }
+
+    /// Asks about the pools of agents, or changes them.
+    pub(crate) async fn scale<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut scale::Pools) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (send, receive) = oneshot::channel();
+        self.send(Command::Scale(Box::new(move |pools| drop(send.send(ask(pools)))))).await?;
+        receive.await.map_err(|_| stopping())
     }
 
     /// Why a task is where it is, wherever that is.

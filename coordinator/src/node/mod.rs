@@ -41,8 +41,8 @@ pub use commands::{Command, Handle};
 pub(crate) use commands::{queued_task, settled_task, unavailable};
 
 use crate::api::Services;
-use crate::lease;
 use crate::store::Store;
+use crate::{lease, scale};
 use envelope::{Envelope, Stage};
 use history::Unremembered;
 use known::KnownIds;
@@ -94,6 +94,8 @@ pub struct Parts {
     pub instance: String,
     /// Who wants to know whether the loop goes on.
     pub supervisor: Supervisor,
+    /// Reaches the pools of agents.
+    pub scaling: mpsc::UnboundedSender<scale::Ask>,
 }
 
 /// A coordinator, leading or standing by.
@@ -116,6 +118,7 @@ pub struct Node {
     status: watch::Sender<shared::api::Mesh>,
     commands: mpsc::Receiver<Command>,
     own_commands: mpsc::Sender<Command>,
+    scaling: mpsc::UnboundedSender<scale::Ask>,
     disconnects_seen: u64,
     next_maintenance: Instant,
     next_canary: Instant,
@@ -200,7 +203,7 @@ struct Ears {
 impl Node {
     /// A coordinator that does not lead yet, and the handle by which the rest of the process reaches it.
     pub fn new(parts: Parts) -> (Self, Handle) {
-        let Parts { nats, counters, store, subjects, scheduler, instance, supervisor } = parts;
+        let Parts { nats, counters, store, subjects, scheduler, instance, supervisor, scaling } = parts;
         let (own_commands, commands) = mpsc::channel(1024);
         let scheduler = Scheduler::new(scheduler, fastrand::u64(..));
         let (status, watched) = watch::channel(scheduler.status(subjects.mesh().as_str(), &instance));
@@ -222,6 +225,7 @@ impl Node {
             status,
             commands,
             own_commands,
+            scaling,
             next_maintenance: Instant::now(),
             next_canary: Instant::now(),
             reign: None,
@@ -533,6 +537,7 @@ impl Node {
             kind,
             attempt,
             detail,
+            data: None,
         };
         let body = Format::Json.encode(&event);
         self.publish(self.subjects.event(topic, what), None, None, body).await;
