@@ -13,6 +13,8 @@ use nix::libc::SIGKILL;
 use shared::{AgentId, MeshName};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::dev_pool::{self, Agents};
+use super::output;
 use crate::demo;
 use crate::local::{self, AgentSpec, Launcher, LocalMesh, Role, broker};
 
@@ -51,9 +53,9 @@ pub struct Args {
     /// checks every result, and ends.
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = ".")]
     pub demo: Option<PathBuf>,
-    /// Number of agents.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
-    pub agents: u16,
+    /// Number of agents, or bounds such as 1-8: then there are as many as the work takes.
+    #[arg(long, value_name = "N|MIN-MAX", default_value = "3")]
+    pub agents: Agents,
     /// How many tasks an agent runs at once.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub slots: u32,
@@ -112,6 +114,12 @@ impl From<Ending> for ExitCode {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new().context("failed to listen for signals")?;
     if let Some(dir) = &args.demo {
+        if !matches!(args.agents, Agents::Fixed(_)) {
+            return Err(output::Usage(
+                "--demo kills one of its agents: say how many there are, such as --agents 3".into(),
+            )
+            .into());
+        }
         demo::check(dir)?;
     }
     let data = Data::open(&args)?;
@@ -142,8 +150,15 @@ async fn start(args: &Args, data: &Path) -> anyhow::Result<LocalMesh> {
     options.mesh = args.mesh.clone();
     options.http = args.http();
     let config = if args.demo.is_some() { demo::AGENT_CONFIG } else { AGENT_CONFIG };
-    for number in 1..=args.agents {
-        options.agents.push(AgentSpec::new(AgentId::new(format!("agent-{number}"))?, args.slots, config));
+    match args.agents {
+        Agents::Fixed(count) => {
+            for number in 1..=count {
+                options.agents.push(AgentSpec::new(AgentId::new(format!("agent-{number}"))?, args.slots, config));
+            }
+        }
+        Agents::Within { least, most } => {
+            options.coordinator_config = Some(dev_pool::pool_settings(least, most, args.slots, config, data)?);
+        }
     }
     eprintln!("starting a NATS server, a coordinator and {} agents in {}", args.agents, data.display());
     LocalMesh::start(options).await.map_err(|error| match error {

@@ -8,6 +8,7 @@ pub mod call;
 pub mod conformance;
 pub mod dead;
 pub mod dev;
+pub mod dev_pool;
 pub mod doctor;
 pub mod events;
 pub mod healthcheck;
@@ -16,6 +17,7 @@ pub mod output;
 mod progress;
 pub mod queues;
 pub mod resources;
+pub mod scale;
 pub mod serve;
 pub mod submit;
 pub mod tasks;
@@ -50,6 +52,7 @@ enum Command {
     Queues(queues::Args),
     Tenants(queues::TenantsArgs),
     Resources(resources::Args),
+    Scale(scale::Args),
     Status(queues::StatusArgs),
     Dead(dead::Args),
     Events(events::Args),
@@ -106,6 +109,7 @@ async fn run(command: Command, connection: &Settings) -> anyhow::Result<ExitCode
         Command::Queues(args) => ask(queues::run(args, connection), connection).await,
         Command::Tenants(args) => ask(queues::tenants(args, connection), connection).await,
         Command::Resources(args) => ask(resources::run(args, connection), connection).await,
+        Command::Scale(args) => ask(scale::run(args, connection), connection).await,
         Command::Status(args) => ask(queues::status(args, connection), connection).await,
         Command::Dead(args) => ask(dead::run(args, connection), connection).await,
         Command::Events(args) => ask(events::run(args, connection), connection).await,

@@ -190,7 +190,7 @@ fn tenant_row(tenant: &Tenant) -> [String; 5] {
 }
 
 /// Shows an object as one fact a line, its `settings` last.
-fn show_settings(answer: &Value, as_json: bool) -> anyhow::Result<()> {
+pub(super) fn show_settings(answer: &Value, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         return output::json(answer);
     }
