@@ -1,10 +1,12 @@
 //! The command line of `agent-worker`, which another program can embed as a subcommand.
 
 use std::ffi::OsString;
-use std::io::IsTerminal as _;
+use std::fs::File;
+use std::io::{ErrorKind, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nix::sys::signal::Signal;
@@ -12,15 +14,17 @@ use nix::unistd::{Pid, getppid};
 use shared::connect::Settings;
 use shared::{AgentId, health, trace};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::{Agent, Stopper};
-use crate::config::{self, File};
+use crate::config;
 use crate::connection::Left;
 use crate::executor::Owner;
 use crate::watchdog;
 
+/// How long an agent whose lifeline is cut may take to finish what it runs.
+const LIFELINE_GRACE: Duration = Duration::from_secs(10);
 /// Exit code for a configuration that cannot be used.
 const BAD_CONFIG: u8 = 2;
 
@@ -54,6 +58,9 @@ pub struct Args {
     /// Leave when the process that started this one is gone. Its id makes sure of one that is gone already.
     #[arg(long, hide = true, value_name = "PID", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
     pub exit_with_parent: Option<i32>,
+    /// Leave when nobody holds the lock on this file any more.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub lifeline: Option<PathBuf>,
     /// What comes before these arguments on the command line of a program that embeds them as a subcommand.
     #[arg(skip)]
     pub subcommand: Vec<OsString>,
@@ -119,6 +126,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         tokio::spawn(watchdog::keep(owner, args.subcommand));
     }
     leave_on_signals(agent.stopper(), parent)?;
+    if let Some(path) = args.lifeline {
+        leave_when_cut(&path, agent.stopper())?;
+    }
     // The session shares the runtime's threads with the connection it talks to; this task would not.
     let left = tokio::spawn(agent.run()).await;
     trace::finish();
@@ -142,10 +152,10 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 }
 
 /// The file, overridden by flags, and what to call it in errors.
-fn read_config(args: &Args) -> Result<(File, PathBuf), config::Error> {
+fn read_config(args: &Args) -> Result<(config::File, PathBuf), config::Error> {
     let (mut file, path) = match &args.config {
-        Some(path) => (File::read(path)?, path.clone()),
-        None => (File::builtins(), Path::new("command line").to_owned()),
+        Some(path) => (config::File::read(path)?, path.clone()),
+        None => (config::File::builtins(), Path::new("command line").to_owned()),
     };
     if args.slots.is_some() {
         file.agent.slots = args.slots;
@@ -201,5 +211,26 @@ fn leave_on_signals(stopper: Stopper, parent: Option<Pid>) -> anyhow::Result<()>
             again = true;
         }
     });
+    Ok(())
+}
+
+/// Leaves when the lock on the file is free: whoever held it is gone, and the mesh with it.
+fn leave_when_cut(path: &Path, stopper: Stopper) -> anyhow::Result<()> {
+    let file = File::open(path).with_context(|| format!("failed to open the lifeline `{}`", path.display()))?;
+    let wait = move || {
+        while let Err(error) = file.lock_shared() {
+            if error.kind() != ErrorKind::Interrupted {
+                warn!(%error, "the lifeline cannot be waited for");
+                return;
+            }
+        }
+        // Somebody else may want to hold it next.
+        drop(file);
+        info!("the lifeline is cut: leaving");
+        stopper.drain();
+        std::thread::sleep(LIFELINE_GRACE);
+        stopper.leave_now();
+    };
+    std::thread::Builder::new().name("lifeline".to_owned()).spawn(wait).context("failed to wait for the lifeline")?;
     Ok(())
 }

@@ -26,7 +26,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -35,12 +36,14 @@ use shared::{AgentId, Client, MeshName};
 
 pub mod broker;
 pub mod leash;
+mod lifeline;
 mod member;
 mod obtain;
 mod process;
 mod ready;
 
 pub use broker::Broker;
+pub(crate) use lifeline::{LIFELINE_VARIABLE, Lifeline, is_cut};
 pub use member::{Agent, AgentSpec, Coordinator, MemberError};
 pub use obtain::{BadVersion, CommandError, MINIMUM, ObtainError, PINNED, Tried, UnusableError, Version, obtain};
 pub use process::{Launcher, Process, Program, SpawnError};
@@ -117,6 +120,14 @@ pub enum StartError {
     /// A coordinator or an agent.
     #[error(transparent)]
     Member(#[from] MemberError),
+    /// What ends with it would not know.
+    #[error("failed to lock a file in `{}`", data_dir.display())]
+    Lifeline {
+        /// The directory.
+        data_dir: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
 }
 
 /// Why there is nothing to kill or to start again.
@@ -134,6 +145,8 @@ pub enum AgentError {
 #[derive(Debug)]
 pub struct LocalMesh {
     options: Options,
+    /// Held until it is stopped, for agents that its coordinators start.
+    lifeline: Mutex<Option<Lifeline>>,
     // Dropped in this order: the broker outlives those who need it.
     agents: Vec<Agent>,
     coordinators: Vec<Coordinator>,
@@ -143,10 +156,16 @@ pub struct LocalMesh {
 impl LocalMesh {
     /// Starts the processes. They find each other by themselves: see [`Self::until_ready`].
     pub async fn start(mut options: Options) -> Result<Self, StartError> {
+        let data_dir = options.data_dir.clone();
+        let lifeline = Lifeline::tie(&data_dir.join("lifeline"));
+        let lifeline = lifeline.map_err(|source| StartError::Lifeline { data_dir, source })?;
+        let path = lifeline.path().to_string_lossy().into_owned();
+        options.coordinator_env.push((LIFELINE_VARIABLE.to_owned(), path));
         let broker = Broker::start(&options.launcher, options.broker.clone()).await?;
         let agents = std::mem::take(&mut options.agents);
         let coordinators = options.coordinators;
-        let mut mesh = Self { options, agents: Vec::new(), coordinators: Vec::new(), broker };
+        let lifeline = Mutex::new(Some(lifeline));
+        let mut mesh = Self { options, lifeline, agents: Vec::new(), coordinators: Vec::new(), broker };
         for _ in 0..coordinators {
             mesh.add_coordinator()?;
         }
@@ -328,14 +347,29 @@ impl LocalMesh {
     /// Returns the names of those that had to be killed.
     pub async fn stop(&self) -> Vec<String> {
         let mut killed = Vec::new();
+        self.lifeline.lock().unwrap_or_else(PoisonError::into_inner).take();
         let agents = self.agents.iter().map(|agent| end(agent.process(), AGENT_GRACE));
         killed.extend(join_all(agents).await.into_iter().flatten());
+        self.until_others_left().await;
         let coordinators = self.coordinators.iter().map(|c| end(c.process(), COORDINATOR_GRACE));
         killed.extend(join_all(coordinators).await.into_iter().flatten());
         if !self.broker.stop().await {
             killed.push(self.broker.process().name().to_owned());
         }
         killed
+    }
+}
+
+/// How often it is looked whether agents have left.
+const LOOK: Duration = Duration::from_millis(50);
+
+impl LocalMesh {
+    /// Agents that coordinators have started leave by themselves when the lifeline is cut, and need a coordinator for that.
+    async fn until_others_left(&self) {
+        let deadline = Instant::now() + AGENT_GRACE;
+        while crate::actuator::process::run_in(&self.options.data_dir) && Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }
 
