@@ -28,8 +28,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api::Services;
+use crate::dashboard::Filled;
 use crate::{dashboard, logs};
-use crate::dashboard::sources::Nothing;
 use guard::Guard;
 use problem::Problem;
 
@@ -80,7 +80,8 @@ impl Server {
     fn router(&self, guard: Arc<Guard>, address: SocketAddr) -> Router {
         let Services { handle, store, client, .. } = self.services.clone();
         let logs = logs::stream::router(handle, store, client);
-        let pages = dashboard::router(self.services.clone(), Some(address), Arc::new(Nothing));
+        let pages =
+            dashboard::router(self.services.clone(), Some(address), Arc::new(Filled::new(self.services.clone())));
         let limit = self.services.client.nats().max_payload();
         let probes = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))

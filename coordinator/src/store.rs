@@ -4,8 +4,8 @@
 //! What is on the hot path is not done here but spelled here: the leader publishes pulls, records and acks itself
 //! and gets their answers in its inbox, so that nothing waits for a reply.
 
-mod read;
 mod browse;
+mod read;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -52,4 +52,4 @@ pub use recommend::FEWEST as FEWEST_SAMPLES;
 pub use scheduler::Scheduler;
 pub use time::Timestamp;
 pub use view::QueueView;
-pub use waits::Waits;
+pub use waits::Waits as StartWaits;

@@ -3,17 +3,19 @@
 use std::sync::LazyLock;
 
 use shared::api::Apply;
+use shared::api::ask::Nothing;
 
 use super::operation::{Operation, Route};
 use super::role::Role;
 use super::services::Services;
 use super::{agents, dead, events, queues, tasks};
-use crate::{logs, recommend};
+use crate::{logs, recommend, scale};
 
 /// All operations.
 pub(crate) fn table() -> &'static [Operation] {
     static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
-        let parts = [mesh(), task_operations(), agent_operations(), queue_operations(), resources(), dead_letters()];
+        let parts =
+            [mesh(), task_operations(), agent_operations(), queue_operations(), resources(), pools(), dead_letters()];
         parts.into_iter().flatten().collect()
     });
     &TABLE
@@ -172,6 +174,61 @@ fn resources() -> Vec<Operation> {
         .for_role(Role::Admin)
         .at(Route::post("/v1/recommendations/{id}"))
         .refuses(&[409]),
+    ]
+}
+
+fn pools() -> Vec<Operation> {
+    vec![
+        Operation::new("scale", "status", |services: Services, _: Nothing| async move {
+            scale::status(&services.handle).await
+        })
+        .says("Lists the pools with what is wished for and what is there")
+        .for_role(Role::Read)
+        .at(Route::get("/v1/pools")),
+        Operation::new(
+            "scale",
+            "get",
+            |services: Services, asked| async move { scale::get(&services.handle, asked).await },
+        )
+        .says("Shows one pool with its agents, its settings, and what was done, counted")
+        .for_role(Role::Read)
+        .at(Route::get("/v1/pools/{id}"))
+        .refuses(&[404]),
+        Operation::new("scale", "history", |services: Services, asked| async move {
+            scale::history(&services.handle, asked).await
+        })
+        .says("Lists what was done about a pool in this leader's reign, the oldest first")
+        .for_role(Role::Read)
+        .at(Route::get("/v1/pools/{id}/history"))
+        .refuses(&[404]),
+        Operation::new("scale", "explain", |services: Services, asked| async move {
+            scale::explain(&services.handle, asked).await
+        })
+        .says("Says why a pool has as many agents as it has: what each rule found, and what it waits for")
+        .for_role(Role::Read)
+        .at(Route::get("/v1/pools/{id}/why"))
+        .refuses(&[404]),
+        Operation::new("scale", "set", |services: Services, asked| async move {
+            scale::set(&services.handle, &services.store, asked).await
+        })
+        .says("Changes settings of a pool while the mesh runs, or says how many agents it shall have")
+        .for_role(Role::Operate)
+        .at(Route::post("/v1/pools/{id}").reads_json())
+        .refuses(&[404, 409]),
+        Operation::new("scale", "pause", |services: Services, asked| async move {
+            scale::pause(&services.handle, &services.store, asked).await
+        })
+        .says("Pauses a pool: its number of agents stays as it is")
+        .for_role(Role::Operate)
+        .at(Route::post("/v1/pools/{id}/pause"))
+        .refuses(&[404, 409]),
+        Operation::new("scale", "resume", |services: Services, asked| async move {
+            scale::resume(&services.handle, &services.store, asked).await
+        })
+        .says("Resumes a pool that is paused")
+        .for_role(Role::Operate)
+        .at(Route::post("/v1/pools/{id}/resume"))
+        .refuses(&[404, 409]),
     ]
 }
 

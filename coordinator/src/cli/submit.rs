@@ -15,9 +15,9 @@ use shared::connect::Settings;
 use shared::{Client, Kind, Outcome, Priority, TaskId, header};
 
 use super::output::{self, EXIT_CODES, Progress, Usage, Waiting};
-use crate::submission;
 use super::traced::Submission;
 use super::{api, progress};
+use crate::submission;
 
 /// How many tasks are on their way to the broker at once.
 const IN_FLIGHT: usize = 256;

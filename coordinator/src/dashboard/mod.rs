@@ -11,6 +11,7 @@ mod assets;
 mod chart;
 mod dead;
 mod events;
+mod filled;
 mod frame;
 mod help;
 mod html;
@@ -41,6 +42,7 @@ use crate::dead::DeadLetters;
 use crate::node::Handle;
 use crate::roll_call;
 use crate::store::Store;
+pub(crate) use filled::Filled;
 use samples::Shared;
 use sources::Sources;
 

@@ -122,8 +122,15 @@ pub(super) async fn list(
 fn known(queues: Vec<Queue>, mut oldest: BTreeMap<Kind, Duration>, stored: &BTreeMap<Kind, u64>) -> Vec<Known> {
     let mut all: BTreeMap<Kind, Queue> = queues.into_iter().map(|queue| (queue.kind.clone(), queue)).collect();
     for (kind, count) in stored {
-        let unknown =
-            || Queue { kind: kind.clone(), stored: 0, waiting: 0, running: 0, agents: 0, strategy: String::new(), paused: false };
+        let unknown = || Queue {
+            kind: kind.clone(),
+            stored: 0,
+            waiting: 0,
+            running: 0,
+            agents: 0,
+            strategy: String::new(),
+            paused: false,
+        };
         all.entry(kind.clone()).or_insert_with(unknown).stored = *count;
     }
     all.into_iter().map(|(kind, queue)| Known { queue, oldest: oldest.remove(&kind) }).collect()

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use scheduler::{Pulse, Waits};
+use scheduler::{Pulse, StartWaits as Waits};
 use shared::{Kind, Outcome};
 
 use super::sources::AlertView;

@@ -92,21 +92,3 @@ pub struct AlertView {
     /// Whether somebody has said that they know.
     pub is_acknowledged: bool,
 }
-
-/// No pools, no alerts, no stream of events.
-#[derive(Clone, Copy, Debug)]
-pub struct Nothing;
-
-impl Sources for Nothing {
-    fn pools(&self) -> BoxFuture<'_, Result<Vec<PoolView>, Refusal>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
-    }
-
-    fn alerts(&self) -> BoxFuture<'_, Result<Vec<AlertView>, Refusal>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
-    }
-
-    fn event_stream(&self) -> Option<&str> {
-        None
-    }
-}

@@ -8,6 +8,7 @@ use crate::names::AgentId;
 
 /// A pool, as `scale.status` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pool {
     /// What it is called.
     pub id: String,
@@ -40,6 +41,7 @@ pub struct Pool {
 
 /// What was measured of a pool. What is absent was not known, and changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Measured {
     /// Milliseconds since the last look; absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,6 +82,7 @@ pub struct Measured {
 
 /// A pool with everything that is known of it, as `scale.get` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Detail {
     /// How it is.
     #[serde(flatten)]
@@ -96,6 +99,7 @@ pub struct Detail {
 
 /// What was done about a pool in this leader's reign, counted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Statistics {
     /// Changes that were ordered.
     pub ordered: u64,
@@ -122,6 +126,7 @@ pub struct Statistics {
 
 /// A change of how many agents a pool has, as `scale.history` and the events on `hive.event.scaling.…` tell it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Change {
     /// The pool.
     pub pool: String,
@@ -160,6 +165,7 @@ pub struct Change {
 
 /// Why a pool has as many agents as it has, as `scale.explain` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Explanation {
     /// The pool.
     pub pool: String,
@@ -181,6 +187,7 @@ pub struct Explanation {
 
 /// What one rule says of a pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
     /// Which one.
     pub rule: String,
@@ -201,6 +208,7 @@ pub struct Finding {
 
 /// What would be done about a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Would {
     /// So many agents would be started.
     pub start: u32,
@@ -210,6 +218,7 @@ pub struct Would {
 
 /// What `scale.history` is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HistoryOf {
     /// The pool.
@@ -221,6 +230,7 @@ pub struct HistoryOf {
 
 /// What `scale.set` changes: exactly one of `settings` and `agents`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Set {
     /// The pool.
@@ -235,6 +245,7 @@ pub struct Set {
 
 /// What is said of a pool after `scale.set`, `scale.pause` or `scale.resume`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Said {
     /// The pool.
     pub id: String,

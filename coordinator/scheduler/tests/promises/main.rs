@@ -4,8 +4,8 @@
 //! at invariants after every step.
 
 mod attempts;
-mod by_hand;
 mod browse;
+mod by_hand;
 mod doubt;
 mod liveness;
 mod placing;
