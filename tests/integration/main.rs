@@ -25,6 +25,7 @@ mod orphans;
 mod placement;
 mod power_cut;
 mod resources;
+mod scaling;
 mod settings;
 mod supervisor;
 mod takeover;

@@ -60,12 +60,13 @@ pub(super) fn pool_settings(least: u16, most: u16, slots: u32, agents: &str, dat
     let kinds: toml::Table = agents.parse().context("the settings of the agents are no TOML")?;
     let kinds = kinds.get("handler").and_then(toml::Value::as_array).cloned().unwrap_or_default();
     let kinds: Vec<toml::Value> = kinds.iter().filter_map(|handler| handler.get("kind").cloned()).collect();
-    let (kinds, path) = (toml::Value::Array(kinds), toml::Value::from(path.display().to_string()));
+    let shown = |path: &Path| toml::Value::from(path.display().to_string());
+    let (kinds, path, logs) = (toml::Value::Array(kinds), shown(&path), shown(&data.join("agents")));
     Ok(format!(
         "[pools.dev]\nmin-agents = {least}\nmax-agents = {most}\nslots = {slots}\nkinds = {kinds}\n\
          interval = \"1s\"\nstale-after = \"10s\"\nstartup-time = \"1s\"\nstartup-timeout = \"30s\"\n\
          target-wait = \"2s\"\nmax-utilisation = 1.0\nup-cooldown = \"5s\"\ndown-cooldown = \"30s\"\n\n\
-         [pools.dev.actuator]\ntype = \"process\"\nconfig = {path}\n"
+         [pools.dev.actuator]\ntype = \"process\"\nconfig = {path}\ndirectory = {logs}\n"
     ))
 }
 

@@ -26,6 +26,9 @@ use crate::store::Store;
 /// How often it is looked whether this coordinator leads, and a pool is begun with that could not be before.
 const IDLE: Duration = Duration::from_millis(500);
 
+/// It is never looked more often than this.
+const SOON: Duration = Duration::from_millis(50);
+
 /// What a manager is made of.
 pub(crate) struct Parts {
     /// The coordinator's loop.
@@ -106,8 +109,8 @@ impl Manager {
         if self.pools.configured().is_empty() {
             return None;
         }
-        let idle = self.looked + IDLE;
-        Some(self.pools.next_look().map_or(idle, |next| next.min(idle)))
+        let (soon, idle) = (self.looked + SOON, self.looked + IDLE);
+        Some(self.pools.next_look().map_or(idle, |next| next.clamp(soon, idle)))
     }
 
     async fn look(&mut self) {
