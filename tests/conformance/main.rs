@@ -62,8 +62,8 @@ async fn the_python_agent_passes() {
     let mut command = conformance(&["--agent", "conf-1"]).await;
     command.env("PYTHONPATH", packages).arg("--").arg("python3").arg(example_agent()).arg("conf-1");
 
-    // It reports nothing.
-    assert_all_pass(&finish(command).await, &["report"]);
+    // It reports nothing, and has no logs.
+    assert_all_pass(&finish(command).await, &["report", "follow"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,6 +56,7 @@ pub struct Builder {
     agents: Vec<AgentSpec>,
     coordinators: usize,
     config: Option<String>,
+    env: Vec<(String, String)>,
     broker: String,
     disk: Option<Disk>,
     sync_always: bool,
@@ -88,6 +89,12 @@ impl Builder {
         self
     }
 
+    /// A variable that coordinators and agents see.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// More lines for the broker's settings.
     pub fn broker(mut self, lines: &str) -> Self {
         self.broker = lines.to_owned();
@@ -113,6 +120,8 @@ impl Builder {
         dir.disable_cleanup(std::env::var_os(KEEP).is_some());
         let mut options = Options::new(Launcher::new(program::exe()), nats_server().await, dir.path());
         options.agents = self.agents;
+        options.agents.iter_mut().for_each(|agent| agent.env.extend(self.env.iter().cloned()));
+        options.coordinator_env = self.env;
         options.coordinators = self.coordinators;
         options.coordinator_config = self.config;
         options.broker.extra_config = self.broker;
@@ -171,6 +180,7 @@ impl Mesh {
             agents: Vec::new(),
             coordinators: 1,
             config: None,
+            env: Vec::new(),
             broker: String::new(),
             disk: None,
             sync_always: false,

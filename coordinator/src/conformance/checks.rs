@@ -3,7 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 
 use super::candidate::Candidate;
-use super::{Checked, beats, ends, hello, leaving, noise, orders, reconnect, stopping};
+use super::{Checked, beats, ends, hello, leaving, logs, noise, orders, reconnect, stopping};
 
 /// Makes a check.
 type Run = for<'a> fn(&'a mut Candidate) -> LocalBoxFuture<'a, Checked>;
@@ -90,6 +90,9 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("settled", "settled", "forgets what is settled", |c| Box::pin(ends::settled(c))),
     Check::new("settled-other", "settled", "forgets nothing when another attempt is settled",
         |c| Box::pin(ends::settled_other(c))),
+
+    Check::new("follow", "follow", "tells what it has of the log that somebody follows, or that there is none",
+        |c| Box::pin(logs::follow(c))),
 
     Check::new("cancel-running", "cancel", "ends what runs when it is cancelled",
         |c| Box::pin(stopping::running(c))),

@@ -13,6 +13,7 @@ mod ends;
 mod hello;
 mod host;
 mod leaving;
+mod logs;
 mod noise;
 mod order;
 mod orders;

@@ -13,6 +13,9 @@ use tracing::debug;
 
 use super::Node;
 
+/// How many reports are kept of attempts that the leader does not know yet: it may have just begun.
+const UNKNOWN: usize = 4096;
+
 /// What was reported last of each running task whose handler reports.
 #[derive(Debug, Default)]
 pub(super) struct Board(FxHashMap<TaskId, Reported>);
@@ -45,7 +48,11 @@ impl Node {
             return debug!(%agent, "a report of how far an attempt is cannot be read");
         };
         // Only whoever runs it can know.
-        if self.scheduler.attempt_of(&task) == Some((agent, reported.attempt)) {
+        let is_taken = match self.scheduler.attempt_of(&task) {
+            Some(running) => running == (agent, reported.attempt),
+            None => reign.progress.0.len() < UNKNOWN,
+        };
+        if is_taken {
             reign.progress.0.insert(task, reported);
         }
     }
