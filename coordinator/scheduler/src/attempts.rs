@@ -632,7 +632,9 @@ impl Scheduler {
 
     fn record(&mut self, settlement: Settlement, actions: &mut Actions) {
         if let Some(task) = self.tasks.get(settlement.sequence) {
-            self.kinds.get_mut(task.demand.kind).retries.over(settlement.sequence);
+            let kind = self.kinds.get_mut(task.demand.kind);
+            kind.retries.over(settlement.sequence);
+            kind.settled[settlement.outcome as usize] += 1;
         }
         self.counters.settled[settlement.outcome as usize] += 1;
         let told = match settlement.outcome {

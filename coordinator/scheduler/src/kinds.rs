@@ -56,6 +56,8 @@ pub(crate) struct KindEntry {
     pub(crate) retries: Retries,
     /// How often an agent was ejected from it: where that never was, nobody has to look whether one is.
     pub(crate) ejections: u64,
+    /// Its tasks that this leader has settled, by outcome.
+    pub(crate) settled: [u64; 5],
 }
 
 /// All kinds that an agent can do or a task has named.
@@ -102,6 +104,7 @@ impl Kinds {
             pace: Pace::default(),
             retries: Retries::default(),
             ejections: 0,
+            settled: [0; 5],
         });
         self.by_name.insert(kind.clone(), key);
         key

@@ -315,6 +315,7 @@ impl Scheduler {
         self.epoch = Some(epoch);
         self.counters = Counters::default();
         self.waits = Waits::default();
+        self.kinds.iter_mut().for_each(|kind| kind.settled = [0; 5]);
         self.brake.begin();
         self.forgive_silence(self.config.liveness.lost_after, now);
         let mut awaited = FxHashSet::default();

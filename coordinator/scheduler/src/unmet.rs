@@ -219,13 +219,26 @@ impl Scheduler {
         Page { items: shown.map(|(demand, waiting)| self.show_one_unmet(demand, waiting, now)).collect(), total }
     }
 
-    fn show_one_unmet(&self, demand: &Demand, waiting: &Waiting, now: Timestamp) -> UnmetDemand {
+    /// How many tasks wait for an agent that is not there, by kind.
+    pub(crate) fn unmet_tasks(&self) -> FxHashMap<KindKey, u64> {
+        let mut tasks = FxHashMap::default();
+        for (demand, waiting) in &self.unmet.demands {
+            *tasks.entry(demand.kind).or_default() += self.count_unmet(demand, waiting);
+        }
+        tasks
+    }
+
+    fn count_unmet(&self, demand: &Demand, waiting: &Waiting) -> u64 {
         let is_waiting = |sequence: &Sequence| self.tasks.is_waiting(*sequence);
+        waiting.sent_back.count + self.lines.waiting(demand).filter(is_waiting).count() as u64
+    }
+
+    fn show_one_unmet(&self, demand: &Demand, waiting: &Waiting, now: Timestamp) -> UnmetDemand {
         UnmetDemand {
             kind: self.kinds.get(demand.kind).kind.clone(),
             needs: demand.needs.to_string(),
             reserved: demand.reserved.clone(),
-            tasks: waiting.sent_back.count + self.lines.waiting(demand).filter(is_waiting).count() as u64,
+            tasks: self.count_unmet(demand, waiting),
             since_ms: now.since(waiting.since).as_millis() as u64,
             reason: self.why_placed(demand, now).summary,
         }
