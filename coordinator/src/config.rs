@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{http, scale, store};
+use crate::{alerts, http, scale, store};
 
 /// The settings of a coordinator, as its TOML file holds them.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -27,6 +27,10 @@ pub struct Config {
     pub tenants: BTreeMap<String, scheduler::TenantConfig>,
     /// Pools of agents whose number the mesh decides.
     pub pools: BTreeMap<String, scale::Config>,
+    /// How alerts are looked at and told.
+    pub alerting: alerts::Config,
+    /// Rules that alerts go by: what is to be otherwise of those there are, and further ones.
+    pub alerts: BTreeMap<String, alerts::RuleConfig>,
 }
 
 /// Why the settings cannot be used.
@@ -100,6 +104,8 @@ impl Config {
         }
         problems.extend(self.http.problems());
         problems.extend(scale::problems(&self.pools));
+        problems.extend(self.alerting.problems());
+        problems.extend(alerts::problems(&self.alerts));
         problems
     }
 }
@@ -151,6 +157,15 @@ mod tests {
         assert!(unknown.contains("unknown field `max-agent`"), "{unknown}");
         assert!(wrong.contains("target-wait"), "{wrong}");
         assert!(twins.contains("[pools.b]") && twins.contains("labels"), "{twins}");
+    }
+
+    #[test]
+    fn a_rule_for_alerts_is_read_and_what_is_wrong_with_one_is_told_with_its_place() {
+        let config = load("[alerting]\ninterval = \"1s\"\n[alerts.oldest-task]\nabove = 60.0\n").unwrap();
+        assert_eq!(config.alerts["oldest-task"].above, Some(60.0));
+
+        let error = load("[alerts.deep]\nmetric = \"hive_queue_depth\"\n").unwrap_err().to_string();
+        assert!(error.contains("[alerts.deep]") && error.contains("`above` or `below`"), "{error}");
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! [`node`] is the loop around the scheduler, [`store`] the only part that touches JetStream, [`lease`] decides who
 //! leads, [`auth`] makes the users of a NATS server. [`api`] and [`http`] answer questions, [`dead`] those about dead
 //! letters, `logs` those about what tasks write; [`scale`] sees to it that there are as many agents as there should be, and
-//! [`actuator`] starts and ends them; [`cli`] is the command line, [`local`] runs whole meshes on one machine for `dev`,
-//! `bench` and the tests, and `conformance` checks agents of any make; [`dashboard`] makes the web pages.
+//! [`actuator`] starts and ends them; [`alerts`] says what is not as it should be; [`cli`] is the command line, [`local`]
+//! runs whole meshes on one machine for `dev`, `bench` and the tests, and `conformance` checks agents of any make;
+//! [`dashboard`] makes the web pages.
 
 pub mod actuator;
+pub mod alerts;
 pub mod api;
 pub mod auth;
 pub mod bench;

@@ -16,6 +16,7 @@ use shared::api::Refusal;
 use shared::{AgentId, Kind};
 use tracing::{info, warn};
 
+use crate::alerts;
 use crate::node::Handle;
 use crate::scale;
 use crate::store::{Store, StoreError};
@@ -189,7 +190,7 @@ async fn follow(store: &Store, handle: &Handle) -> anyhow::Result<()> {
     let mut changes = bucket.watch_with_history(">").await?;
     while let Some(change) = changes.next().await {
         let change = change?;
-        if scale::wishes::is_key(&change.key) {
+        if scale::wishes::is_key(&change.key) || alerts::keeping::is_key(&change.key) {
             continue;
         }
         let Some(said) = Change::read(&change) else {

@@ -4,6 +4,7 @@
 //! What is on the hot path is not done here but spelled here: the leader publishes pulls, records and acks itself
 //! and gets their answers in its inbox, so that nothing waits for a reply.
 
+mod alerts;
 mod browse;
 mod read;
 

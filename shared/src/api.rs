@@ -13,6 +13,8 @@ pub mod logs;
 
 pub mod scale;
 
+pub mod alerts;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -792,7 +794,7 @@ pub struct Refusal {
 pub struct Event {
     /// When, RFC 3339 in UTC.
     pub time: String,
-    /// `agent`, `task`, `scaling` or `mesh`.
+    /// `agent`, `task`, `scaling`, `alert` or `mesh`.
     pub topic: String,
     /// What happened: `lost`, `reassigned`, …
     pub what: String,

@@ -86,7 +86,7 @@ pub enum Operation {
 }
 
 /// Operations of the control service that change nothing, by noun.
-const READS: [(&str, &[&str]); 9] = [
+const READS: [(&str, &[&str]); 10] = [
     ("mesh", &["status"]),
     ("agent", &["list", "get"]),
     ("queue", &["list", "get"]),
@@ -96,6 +96,7 @@ const READS: [(&str, &[&str]); 9] = [
     ("dead", &["list", "get"]),
     ("event", &["list"]),
     ("scale", &["status", "get", "history", "explain"]),
+    ("alert", &["list", "get", "rules", "silences"]),
 ];
 
 /// Operations of the control service for who submits tasks, and about a task whose id one knows.
@@ -344,7 +345,8 @@ mod tests {
         let reader = of(Role::Reader);
 
         let changing = ["agent.drain", "queue.set", "tenant.set", "resource.apply", "task.cancel", "dead.replay"];
-        for changing in changing.into_iter().chain(["scale.set", "scale.pause", "scale.resume"]) {
+        let of_others = ["scale.set", "scale.pause", "scale.resume", "alert.acknowledge", "alert.silence", "alert.unsilence"];
+        for changing in changing.into_iter().chain(of_others) {
             assert!(!reader.allow(Operation::Publish, &format!("hive.api.{changing}")), "{changing}");
         }
         assert!(reader.allow(Operation::Publish, "hive.api.task.why"));

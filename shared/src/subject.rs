@@ -137,7 +137,7 @@ impl Subjects {
         format!("{}.dead.*", self.mesh)
     }
 
-    /// Where an event is told: `topic` is `agent`, `task`, `scaling` or `mesh`, `what` is past tense.
+    /// Where an event is told: `topic` is `agent`, `task`, `scaling`, `alert` or `mesh`, `what` is past tense.
     pub fn event(&self, topic: &str, what: &str) -> String {
         format!("{}.event.{topic}.{what}", self.mesh)
     }

@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     since: Option<Duration>,
     /// Only events of one topic.
-    #[arg(long, value_parser = ["agent", "task", "scaling", "mesh"])]
+    #[arg(long, value_parser = ["agent", "alert", "task", "scaling", "mesh"])]
     topic: Option<String>,
     /// Only events about this task.
     #[arg(long, value_name = "ID")]

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::actuator::Surroundings;
+use crate::alerts;
 use crate::api::Services;
 use crate::config::{Config, ConfigError};
 use crate::http::Server;
@@ -131,6 +132,7 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
     let subjects = Subjects::new(connection.mesh.clone());
     let store = Store::new(nats.clone(), subjects.clone(), config.streams.clone());
     prepare(&store).await?;
+    let (alerting, alert_asks) = mpsc::unbounded_channel();
     let scheduler = config.scheduler();
     let beat_interval = scheduler.liveness.beat_interval;
     let (scaling, asks) = mpsc::unbounded_channel();
@@ -143,6 +145,7 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
         instance: instance.clone(),
         supervisor,
         scaling,
+        alerting,
     });
     let client = Client::new(nats.clone(), connection.mesh.clone());
     let services = Services::new(handle.clone(), store.clone(), client, &instance, counters);
@@ -164,6 +167,7 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
     });
     tokio::spawn(manager.run());
     tokio::spawn(crate::settings::watch(store.clone(), handle.clone()));
+    tokio::spawn(alert_manager(&config, &handle, &store, &subjects, alert_asks)?.run());
     let (changes, changed) = mpsc::channel(4);
     let (resign, resigned) = oneshot::channel();
     let bucket = store.lease_bucket().await?;
@@ -171,6 +175,26 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
     let contender = Contender::new(nats, store, bucket, subjects, instance, changes, beat_interval);
     let contending = tokio::spawn(contender.run(resigned));
     Ok(Running { handle, working, resign, contending })
+}
+
+/// What looks after alerts while this coordinator leads.
+fn alert_manager(
+    config: &Config,
+    handle: &Handle,
+    store: &Store,
+    subjects: &Subjects,
+    asks: mpsc::UnboundedReceiver<alerts::Ask>,
+) -> anyhow::Result<alerts::Manager> {
+    let rules = alerts::rules_of(&config.alerts).map_err(|problems| anyhow::anyhow!(problems.join("; ")))?;
+    Ok(alerts::Manager::new(alerts::Parts {
+        handle: handle.clone(),
+        store: store.clone(),
+        subjects: subjects.clone(),
+        source: alerts::Source::new(handle.clone(), store.clone(), None),
+        settings: config.alerting.clone(),
+        rules,
+        asks,
+    }))
 }
 
 impl Running {

@@ -11,7 +11,7 @@ use shared::{AgentId, Epoch, Kind, TaskId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Node;
-use crate::scale;
+use crate::{alerts, scale};
 use crate::store::{Store, Stored};
 
 /// Looks at the scheduler and sends what it saw.
@@ -44,6 +44,8 @@ pub enum Command {
     Happen(Box<Event>),
     /// Let somebody ask about the pools of agents, or change them.
     Scale(scale::Ask),
+    /// Let somebody look into the book of alerts, or change it.
+    Alerts(alerts::Ask),
     /// Let an agent finish and leave.
     Drain(AgentId, oneshot::Sender<()>),
     /// Tell how far the attempt is that runs of a task.
@@ -69,6 +71,7 @@ impl std::fmt::Debug for Command {
             Command::PurgeStored(..) => "PurgeStored",
             Command::Happen(_) => "Happen",
             Command::Scale(_) => "Scale",
+            Command::Alerts(_) => "Alerts",
             Command::Drain(..) => "Drain",
             Command::Progress(..) => "Progress",
             Command::Follow(..) => "Follow",
@@ -120,6 +123,8 @@ impl Node {
             Command::Happen(event) => self.tell_scheduler(*event),
             // Whoever asks is told by what he gets no answer from that nobody is there.
             Command::Scale(ask) => drop(self.scaling.send(ask)),
+            // If nobody is there, whoever asks is told so by what is dropped.
+            Command::Alerts(ask) => drop(self.alerting.send(ask)),
             Command::Drain(agent, answer) => {
                 self.tell_scheduler(Event::AgentDrained(agent));
                 let _ = answer.send(());
@@ -274,6 +279,22 @@ impl Handle {
         let (send, receive) = oneshot::channel();
         self.send(Command::Scale(Box::new(move |pools| drop(send.send(ask(pools)))))).await?;
         receive.await.map_err(|_| stopping())
+    }
+
+    /// Looks into the book of alerts, or changes it; only the leader has one. What was changed is kept when this returns.
+    pub(crate) async fn alerts<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut alerts::Book, Timestamp) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (send, receive) = oneshot::channel();
+        let ask: alerts::Ask = Box::new(move |book, now| {
+            let answer = ask(book, now);
+            let reply: alerts::Reply = Box::new(move |kept| drop(send.send(kept.and(answer))));
+            reply
+        });
+        self.send(Command::Alerts(ask)).await?;
+        let no_leader = || "this coordinator does not look after alerts now: ask the leader, in a moment".to_owned();
+        receive.await.map_err(|_| Refusal { error: no_leader(), code: 503 })?
     }
 
     /// Why a task is where it is, wherever that is.

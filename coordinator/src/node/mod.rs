@@ -42,7 +42,7 @@ pub(crate) use commands::{queued_task, settled_task, unavailable};
 
 use crate::api::Services;
 use crate::store::Store;
-use crate::{lease, scale};
+use crate::{alerts, lease, scale};
 use envelope::{Envelope, Stage};
 use history::Unremembered;
 use known::KnownIds;
@@ -96,6 +96,8 @@ pub struct Parts {
     pub supervisor: Supervisor,
     /// Reaches the pools of agents.
     pub scaling: mpsc::UnboundedSender<scale::Ask>,
+    /// Reaches the book of alerts.
+    pub alerting: mpsc::UnboundedSender<alerts::Ask>,
 }
 
 /// A coordinator, leading or standing by.
@@ -119,6 +121,7 @@ pub struct Node {
     commands: mpsc::Receiver<Command>,
     own_commands: mpsc::Sender<Command>,
     scaling: mpsc::UnboundedSender<scale::Ask>,
+    alerting: mpsc::UnboundedSender<alerts::Ask>,
     disconnects_seen: u64,
     next_maintenance: Instant,
     next_canary: Instant,
@@ -203,7 +206,7 @@ struct Ears {
 impl Node {
     /// A coordinator that does not lead yet, and the handle by which the rest of the process reaches it.
     pub fn new(parts: Parts) -> (Self, Handle) {
-        let Parts { nats, counters, store, subjects, scheduler, instance, supervisor, scaling } = parts;
+        let Parts { nats, counters, store, subjects, scheduler, instance, supervisor, scaling, alerting } = parts;
         let (own_commands, commands) = mpsc::channel(1024);
         let scheduler = Scheduler::new(scheduler, fastrand::u64(..));
         let (status, watched) = watch::channel(scheduler.status(subjects.mesh().as_str(), &instance));
@@ -226,6 +229,7 @@ impl Node {
             commands,
             own_commands,
             scaling,
+            alerting,
             next_maintenance: Instant::now(),
             next_canary: Instant::now(),
             reign: None,
