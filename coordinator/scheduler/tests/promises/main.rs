@@ -7,6 +7,7 @@ mod attempts;
 mod browse;
 mod by_hand;
 mod doubt;
+mod gauges;
 mod liveness;
 mod load;
 mod placing;
