@@ -43,6 +43,9 @@ fn what_another_leader_has_settled_is_not_counted() {
     mesh.deliver("resize");
     mesh.succeed("ada", "1");
 
+    assert_eq!(of_kind(&mesh, "resize").settled[0], 1);
+    mesh.take_over();
+    // The one that led before leads again.
     mesh.take_over();
 
     let kinds = mesh.leader.gauges(mesh.now).kinds;
