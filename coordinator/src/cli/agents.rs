@@ -7,22 +7,22 @@ use shared::connect::Settings;
 use shared::{AgentId, Countables, Kind, Resources};
 
 use super::api::{self, Api};
-use super::output;
+use super::output::{self, Json};
+use super::watch::{self, Watch};
 
 /// Look at the agents, drain one, or give it no work for a while.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
-    /// Print a JSON document.
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    json: Json,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// List the agents.
-    List,
+    List(Watch),
     /// Show one agent.
     Get {
         /// The agent's id.
@@ -48,25 +48,24 @@ enum Command {
 /// Carries out the subcommand.
 pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::List => list(args.json, connection).await,
-        Command::Get { id } => show("get", &id, args.json, connection).await,
-        Command::Drain { id } => show("drain", &id, args.json, connection).await,
-        Command::Quarantine { id } => show("quarantine", &id, args.json, connection).await,
-        Command::Resume { id } => show("resume", &id, args.json, connection).await,
+        Command::List(watch) => list(watch, args.json, connection).await,
+        Command::Get { id } => show("get", &id, args.json.json, connection).await,
+        Command::Drain { id } => show("drain", &id, args.json.json, connection).await,
+        Command::Quarantine { id } => show("quarantine", &id, args.json.json, connection).await,
+        Command::Resume { id } => show("resume", &id, args.json.json, connection).await,
     }
 }
 
-async fn list(as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {
-    let answer = Api::connect(connection).await?.list("agent", &serde_json::json!({}), usize::MAX).await?;
-    if as_json {
-        output::json(&answer)?;
-    } else {
+async fn list(watch: Watch, json: Json, connection: &Settings) -> anyhow::Result<ExitCode> {
+    let api = Api::connect(connection).await?;
+    let ask = async || api.list("agent", &serde_json::json!({}), usize::MAX).await;
+    watch::show(json, watch, ask, |answer| {
         let agents: List<Agent> = api::read("agent.list", answer)?;
         let header =
             ["ID", "STATE", "SLOTS", "RUNNING", "QUEUED", "SUCCEEDED", "FAILED", "CPU", "BEAT", "HOST", "KINDS"];
-        output::table(header, agents.items.iter().map(row))?;
-    }
-    Ok(ExitCode::SUCCESS)
+        Ok(output::table_text(header, agents.items.iter().map(row)))
+    })
+    .await
 }
 
 fn row(agent: &Agent) -> [String; 11] {

@@ -7,22 +7,27 @@ use shared::api::{DeadFilter, DeadLetter, DeadLetterContent, DeadPage, DeadSelec
 use shared::connect::Settings;
 
 use super::api::{self, Api};
-use super::output;
+use super::output::{self, Json};
+use super::watch::{self, Text, Watch};
 
 /// Look at dead letters (tasks that failed for good, or could not be run), submit them again, or discard them.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
-    /// Print JSON: one document, or one a line for several.
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    json: Json,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// List dead letters, the newest first.
-    List(Filter),
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
+        watch: Watch,
+    },
     /// Show one dead letter: why it is there, its headers and its body.
     Show {
         /// The dead letter's number, or the id of its task.
@@ -78,26 +83,29 @@ impl Selection {
 pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> {
     let api = Api::connect(connection).await?;
     match args.command {
-        Command::List(filter) => list(&api, filter, args.json).await,
-        Command::Show { id } => show(&api, &id, args.json).await,
-        Command::Replay(selection) => replay(&api, selection.requests(), args.json).await,
-        Command::Discard(selection) => discard(&api, selection.requests(), args.json).await,
+        Command::List { filter, watch } => list(&api, filter, watch, args.json).await,
+        Command::Show { id } => show(&api, &id, args.json.json).await,
+        Command::Replay(selection) => replay(&api, selection.requests(), args.json.json).await,
+        Command::Discard(selection) => discard(&api, selection.requests(), args.json.json).await,
     }
 }
 
-async fn list(api: &Api, filter: Filter, as_json: bool) -> anyhow::Result<ExitCode> {
+async fn list(api: &Api, filter: Filter, watch: Watch, json: Json) -> anyhow::Result<ExitCode> {
     let Filter { kind, limit, before } = filter;
-    let answer = api.ask("dead", "list", &DeadFilter { kind, limit: Some(limit), before }).await?;
-    if as_json {
-        output::json(&answer)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let page: DeadPage = api::read("dead.list", answer)?;
-    output::table(["ID", "TASK", "KIND", "OUTCOME", "ATTEMPTS", "AGE", "SIZE", "ERROR"], page.items.iter().map(row))?;
-    if let Some(next) = page.next {
-        eprintln!("{} of {} shown; go on with --before {next}", page.items.len(), page.total);
-    }
-    Ok(ExitCode::SUCCESS)
+    let asked = DeadFilter { kind, limit: Some(limit), before };
+    watch::show(
+        json,
+        watch,
+        async || api.ask("dead", "list", &asked).await,
+        |answer| {
+            let page: DeadPage = api::read("dead.list", answer)?;
+            let header = ["ID", "TASK", "KIND", "OUTCOME", "ATTEMPTS", "AGE", "SIZE", "ERROR"];
+            let shown = page.items.len();
+            let note = page.next.map(|next| format!("{shown} of {} shown; go on with --before {next}", page.total));
+            Ok(Text::new(output::table_text(header, page.items.iter().map(row)), note))
+        },
+    )
+    .await
 }
 
 fn row(letter: &DeadLetter) -> [String; 8] {

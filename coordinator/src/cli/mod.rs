@@ -22,6 +22,7 @@ pub mod serve;
 pub mod submit;
 pub mod tasks;
 mod traced;
+pub mod watch;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;

@@ -41,6 +41,14 @@ const STEPS: u64 = 1000;
 /// How often a wait without a terminal says how far it is.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Whether a command speaks to a program.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Json {
+    /// Print JSON: one document, or one a line for several.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
 /// Something on the command line that only shows when its parts are seen together.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -226,8 +234,13 @@ pub fn millis(millis: u64) -> String {
     span(Duration::from_millis(millis))
 }
 
-/// Prints a table without borders that fits the terminal. Its cells are escaped.
+/// Prints a table: see [`table_text`].
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> io::Result<()> {
+    line(&table_text(header, rows))
+}
+
+/// A table without borders that fits the terminal. Its cells are escaped.
+pub fn table_text<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
     for row in rows {
@@ -236,14 +249,19 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    line(&table.trim_fmt())
+    table.trim_fmt()
 }
 
-/// Prints what is known of one thing, a line each.
+/// Prints what is known of one thing: see [`facts_text`].
 pub fn facts(facts: &[(&str, String)]) -> io::Result<()> {
+    line(&facts_text(facts))
+}
+
+/// What is known of one thing, a line each.
+pub fn facts_text(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines = facts.iter().map(|(name, value)| format!("{name:width$}  {}", escape(value)));
-    line(&lines.collect::<Vec<_>>().join("\n"))
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Shows on stderr that something is waited for: a spinner on a terminal, otherwise one line if it takes long.

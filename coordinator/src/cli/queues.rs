@@ -12,22 +12,22 @@ use shared::api::{List, Mesh, Queue, Tenant};
 use shared::connect::Settings;
 
 use super::api::{self, Api};
-use super::output;
+use super::output::{self, Json};
+use super::watch::{self, Watch};
 
 /// Look at what waits and runs of each kind.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
-    /// Print a JSON document.
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    json: Json,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// List what waits and runs of each kind.
-    List,
+    List(Watch),
     /// Show one kind with the settings that hold for it.
     Get {
         /// The kind.
@@ -80,15 +80,14 @@ pub(super) fn assignment(text: &str) -> Result<(String, Value), String> {
 pub struct TenantsArgs {
     #[command(subcommand)]
     command: TenantCommand,
-    /// Print a JSON document.
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    json: Json,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum TenantCommand {
     /// List the tenants that tasks have named.
-    List,
+    List(Watch),
     /// Change settings of a tenant, or of `default`, while the mesh runs: `weight`, `max-running`, `rate`.
     Set {
         /// The tenant, or `default`.
@@ -102,29 +101,32 @@ enum TenantCommand {
 /// Show the mesh at a glance.
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
-    /// Print a JSON document.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: Json,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 /// Carries out the subcommand of `queues`.
 pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> {
     let api = Api::connect(connection).await?;
     match args.command {
-        Command::List => {
+        Command::List(watch) => {
             let header = ["KIND", "STORED", "WAITING", "RUNNING", "AGENTS", "STRATEGY", "PAUSED"];
-            list(&api, "queue", args.json, header, row).await?;
+            return list(&api, "queue", watch, args.json, header, row).await;
         }
         Command::Get { kind } => {
             let answer = api.ask("queue", "get", &json!({ "id": kind })).await?;
-            show_settings(&answer, args.json)?;
+            show_settings(&answer, args.json.json)?;
         }
-        Command::Pause { kind } => show_settings(&api.ask("queue", "pause", &json!({ "id": kind })).await?, args.json)?,
+        Command::Pause { kind } => {
+            show_settings(&api.ask("queue", "pause", &json!({ "id": kind })).await?, args.json.json)?;
+        }
         Command::Resume { kind } => {
-            show_settings(&api.ask("queue", "resume", &json!({ "id": kind })).await?, args.json)?;
+            show_settings(&api.ask("queue", "resume", &json!({ "id": kind })).await?, args.json.json)?;
         }
-        Command::Purge { kind } => purge(&api, kind, args.json).await?,
-        Command::Set { kind, settings } => set(&api, "queue", kind.as_str(), settings, args.json).await?,
+        Command::Purge { kind } => purge(&api, kind, args.json.json).await?,
+        Command::Set { kind, settings } => set(&api, "queue", kind.as_str(), settings, args.json.json).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -133,10 +135,11 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
 pub async fn tenants(args: TenantsArgs, connection: &Settings) -> anyhow::Result<ExitCode> {
     let api = Api::connect(connection).await?;
     match args.command {
-        TenantCommand::List => {
-            list(&api, "tenant", args.json, ["TENANT", "WEIGHT", "RUNNING", "MOST", "RATE"], tenant_row).await?;
+        TenantCommand::List(watch) => {
+            let header = ["TENANT", "WEIGHT", "RUNNING", "MOST", "RATE"];
+            return list(&api, "tenant", watch, args.json, header, tenant_row).await;
         }
-        TenantCommand::Set { name, settings } => set(&api, "tenant", &name, settings, args.json).await?,
+        TenantCommand::Set { name, settings } => set(&api, "tenant", &name, settings, args.json.json).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -145,16 +148,21 @@ pub async fn tenants(args: TenantsArgs, connection: &Settings) -> anyhow::Result
 async fn list<T: DeserializeOwned, const N: usize>(
     api: &Api,
     noun: &str,
-    as_json: bool,
+    watch: Watch,
+    json: Json,
     header: [&str; N],
     row: fn(&T) -> [String; N],
-) -> anyhow::Result<()> {
-    let answer = api.list(noun, &json!({}), usize::MAX).await?;
-    if as_json {
-        return output::json(&answer);
-    }
-    let list: List<T> = api::read(&format!("{noun}.list"), answer)?;
-    Ok(output::table(header, list.items.iter().map(row))?)
+) -> anyhow::Result<ExitCode> {
+    watch::show(
+        json,
+        watch,
+        async || api.list(noun, &json!({}), usize::MAX).await,
+        |answer| {
+            let list: List<T> = api::read(&format!("{noun}.list"), answer)?;
+            Ok(output::table_text(header, list.items.iter().map(row)))
+        },
+    )
+    .await
 }
 
 /// Ends all that does not run of a kind, request by request.
@@ -221,13 +229,14 @@ fn row(queue: &Queue) -> [String; 7] {
 
 /// Shows the mesh at a glance.
 pub async fn status(args: StatusArgs, connection: &Settings) -> anyhow::Result<ExitCode> {
-    let answer = Api::connect(connection).await?.ask("mesh", "status", &json!({})).await?;
-    if args.json {
-        output::json(&answer)?;
-    } else {
-        output::facts(&facts(&api::read("mesh.status", answer)?))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let api = Api::connect(connection).await?;
+    watch::show(
+        args.json,
+        args.watch,
+        async || api.ask("mesh", "status", &json!({})).await,
+        |answer| Ok(output::facts_text(&facts(&api::read("mesh.status", answer)?))),
+    )
+    .await
 }
 
 fn facts(mesh: &Mesh) -> Vec<(&'static str, String)> {

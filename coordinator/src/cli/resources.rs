@@ -1,6 +1,5 @@
 //! `coordinator resources`: what is reserved and used of what there is, and what should be reserved instead.
 
-use std::io;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -13,7 +12,8 @@ use shared::{Kind, Resources, quantity};
 
 use super::agents;
 use super::api::{self, Api};
-use super::output;
+use super::output::{self, Json};
+use super::watch::{self, Text, Watch};
 use crate::recommend::{self, EVIDENCE};
 
 /// Look at what is used of what is reserved, and follow what is recommended.
@@ -21,17 +21,16 @@ use crate::recommend::{self, EVIDENCE};
 pub struct Args {
     #[command(subcommand)]
     command: Command,
-    /// Print a JSON document.
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    json: Json,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// List what is reserved and used: altogether, by agent and by kind, and what waits for more than there is.
-    List,
+    List(Watch),
     /// List what should be reserved for a kind or offered by an agent instead, with the evidence.
-    Recommend,
+    Recommend(Watch),
     /// Reserve for a kind what is recommended, by one step, while the mesh runs.
     ///
     /// It holds at once, also for what waits, and is kept; `coordinator queues set KIND cpu= memory=` goes back to the
@@ -52,37 +51,39 @@ enum Command {
 pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> {
     let api = Api::connect(connection).await?;
     match args.command {
-        Command::List => list(&api, args.json).await?,
-        Command::Recommend => recommend(&api, args.json).await?,
+        Command::List(watch) => {
+            let ask = async || api.ask("resource", "list", &json!({})).await;
+            watch::show(args.json, watch, ask, |answer| Ok(sections(&api::read("resource.list", answer)?))).await
+        }
+        Command::Recommend(watch) => {
+            let ask = async || api.ask("resource", "recommend", &json!({})).await;
+            watch::show(args.json, watch, ask, |answer| Ok(recommendations(&api::read("resource.recommend", answer)?)))
+                .await
+        }
         Command::Apply { kind, resource, dry_run } => {
-            apply(&api, &Apply { id: kind, resource, dry_run }, args.json).await?;
+            apply(&api, &Apply { id: kind, resource, dry_run }, args.json.json).await?;
+            Ok(ExitCode::SUCCESS)
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-async fn list(api: &Api, as_json: bool) -> anyhow::Result<()> {
-    let answer = api.ask("resource", "list", &json!({})).await?;
-    if as_json {
-        return output::json(&answer);
-    }
-    let all: ResourceUse = api::read("resource.list", answer)?;
-    output::facts(&[("slots", slots(all.slots))])?;
-    section(["RESOURCE", "USED", "RESERVED", "CAPACITY"], all.mesh.iter().map(amounts_row).collect())?;
-    section(["AGENT", "RESOURCE", "USED", "RESERVED", "CAPACITY"], all.agents.iter().flat_map(agent_rows).collect())?;
-    let header = ["KIND", "RESOURCE", "RESERVED", "P50", "P95", "PEAK", "EFFICIENCY", "SAMPLES", "SINCE"];
-    section(header, all.kinds.iter().flat_map(kind_rows).collect())?;
-    let header = ["UNMET", "NEEDS", "RESERVES", "TASKS", "SINCE", "REASON"];
-    Ok(section(header, all.unmet.iter().map(unmet_row).collect())?)
+fn sections(all: &ResourceUse) -> String {
+    let agents = all.agents.iter().flat_map(agent_rows).collect();
+    let kinds = all.kinds.iter().flat_map(kind_rows).collect();
+    let of_kinds = ["KIND", "RESOURCE", "RESERVED", "P50", "P95", "PEAK", "EFFICIENCY", "SAMPLES", "SINCE"];
+    let sections = [
+        Some(output::facts_text(&[("slots", slots(all.slots))])),
+        section(["RESOURCE", "USED", "RESERVED", "CAPACITY"], all.mesh.iter().map(amounts_row).collect()),
+        section(["AGENT", "RESOURCE", "USED", "RESERVED", "CAPACITY"], agents),
+        section(of_kinds, kinds),
+        section(["UNMET", "NEEDS", "RESERVES", "TASKS", "SINCE", "REASON"], all.unmet.iter().map(unmet_row).collect()),
+    ];
+    sections.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
 }
 
-/// Prints a table below what is there already, unless it is empty.
-fn section<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> io::Result<()> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    output::line("")?;
-    output::table(header, rows)
+/// A table, unless it is empty.
+fn section<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Option<String> {
+    if rows.is_empty() { None } else { Some(output::table_text(header, rows)) }
 }
 
 fn slots(of: SlotUse) -> String {
@@ -138,19 +139,14 @@ fn unmet_row(demand: &UnmetDemand) -> [String; 6] {
     ]
 }
 
-async fn recommend(api: &Api, as_json: bool) -> anyhow::Result<()> {
-    let answer = api.ask("resource", "recommend", &json!({})).await?;
-    if as_json {
-        return output::json(&answer);
-    }
-    let recommendations: List<Recommendation> = api::read("resource.recommend", answer)?;
-    if recommendations.items.is_empty() {
-        eprintln!("there is no recommendation; one for a kind takes {EVIDENCE} measured attempts of it");
-        return Ok(());
+fn recommendations(all: &List<Recommendation>) -> Text {
+    if all.items.is_empty() {
+        let note = format!("there is no recommendation; one for a kind takes {EVIDENCE} measured attempts of it");
+        return Text::new(String::new(), Some(note));
     }
     let header =
         ["ABOUT", "RESOURCE", "FINDING", "NOW", "SUGGESTED", "P50", "P95", "PEAK", "SAMPLES", "SINCE", "EFFECT"];
-    Ok(output::table(header, recommendations.items.iter().map(recommendation_row))?)
+    output::table_text(header, all.items.iter().map(recommendation_row)).into()
 }
 
 fn recommendation_row(of: &Recommendation) -> [String; 11] {

@@ -12,8 +12,9 @@ use shared::connect::Settings;
 use shared::{Kind, TaskId};
 
 use super::api::{self, Api};
-use super::output::{self, EXIT_CODES, Waiting};
+use super::output::{self, EXIT_CODES, Json, Waiting};
 use super::submit::WaitTimeout;
+use super::watch::{self, Watch};
 use super::{logs, progress};
 
 /// How often `why --watch` asks.
@@ -24,15 +25,19 @@ const WATCH: Duration = Duration::from_millis(500);
 pub struct Args {
     #[command(subcommand)]
     command: Command,
-    /// Print a JSON document.
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    json: Json,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// List tasks: those that the coordinator has in hand, unless a state says otherwise.
-    List(Filter),
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
+        watch: Watch,
+    },
     /// Show one task, and why it waits.
     Get {
         /// The task's id.
@@ -97,29 +102,32 @@ struct Filter {
 /// Carries out the subcommand.
 pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::List(filter) => list(&filter, args.json, connection).await,
-        Command::Get { id } => show("get", &id, args.json, connection).await,
-        Command::Why { id, watch } => why(&id, watch, args.json, connection).await,
-        Command::Logs(which) => logs::run(&which, args.json, connection).await,
-        Command::Cancel { id } => show("cancel", &id, args.json, connection).await,
-        Command::Result { id } => result(&id, args.json, connection).await,
-        Command::Wait { id, limit } => wait(&id, limit, args.json, connection).await,
+        Command::List { filter, watch } => list(&filter, watch, args.json, connection).await,
+        Command::Get { id } => show("get", &id, args.json.json, connection).await,
+        Command::Why { id, watch } => why(&id, watch, args.json.json, connection).await,
+        Command::Logs(which) => logs::run(&which, args.json.json, connection).await,
+        Command::Cancel { id } => show("cancel", &id, args.json.json, connection).await,
+        Command::Result { id } => result(&id, args.json.json, connection).await,
+        Command::Wait { id, limit } => wait(&id, limit, args.json.json, connection).await,
     }
 }
 
-async fn list(filter: &Filter, as_json: bool, connection: &Settings) -> anyhow::Result<ExitCode> {
-    let answer = Api::connect(connection).await?.list("task", filter, filter.limit.max(1)).await?;
-    if as_json {
-        output::json(&answer)?;
-    } else {
-        let tasks: Page<Task> = api::read("task.list", answer)?;
-        let header = ["ID", "KIND", "PRIORITY", "STATE", "AGE", "ATTEMPTS", "AGENT", "REASON"];
-        output::table(header, tasks.items.iter().map(row))?;
-        if let Some(next) = tasks.next {
-            eprintln!("{} shown; go on with --cursor {next}", tasks.items.len());
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+async fn list(filter: &Filter, watch: Watch, json: Json, connection: &Settings) -> anyhow::Result<ExitCode> {
+    let api = Api::connect(connection).await?;
+    watch::show(
+        json,
+        watch,
+        async || api.list("task", filter, filter.limit.max(1)).await,
+        |answer| {
+            let tasks: Page<Task> = api::read("task.list", answer)?;
+            let header = ["ID", "KIND", "PRIORITY", "STATE", "AGE", "ATTEMPTS", "AGENT", "REASON"];
+            if let Some(next) = &tasks.next {
+                eprintln!("{} shown; go on with --cursor {next}", tasks.items.len());
+            }
+            Ok(output::table_text(header, tasks.items.iter().map(row)))
+        },
+    )
+    .await
 }
 
 fn row(task: &Task) -> [String; 8] {
