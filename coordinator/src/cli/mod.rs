@@ -1,6 +1,7 @@
 //! The command line: one subcommand, one file.
 
 pub mod agents;
+pub mod alerts;
 pub mod api;
 pub mod auth;
 pub mod bench;
@@ -56,6 +57,7 @@ enum Command {
     Scale(scale::Args),
     Status(queues::StatusArgs),
     Dead(dead::Args),
+    Alerts(alerts::Args),
     Events(events::Args),
     Doctor(doctor::Args),
     Conformance(conformance::Args),
@@ -113,6 +115,7 @@ async fn run(command: Command, connection: &Settings) -> anyhow::Result<ExitCode
         Command::Scale(args) => ask(scale::run(args, connection), connection).await,
         Command::Status(args) => ask(queues::status(args, connection), connection).await,
         Command::Dead(args) => ask(dead::run(args, connection), connection).await,
+        Command::Alerts(args) => ask(alerts::run(args, connection), connection).await,
         Command::Events(args) => ask(events::run(args, connection), connection).await,
         Command::Doctor(args) => log_errors(doctor::run(args, connection)).await,
         Command::Conformance(args) => log_errors(conformance::run(args, connection)).await,
