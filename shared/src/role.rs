@@ -345,7 +345,8 @@ mod tests {
         let reader = of(Role::Reader);
 
         let changing = ["agent.drain", "queue.set", "tenant.set", "resource.apply", "task.cancel", "dead.replay"];
-        let of_others = ["scale.set", "scale.pause", "scale.resume", "alert.acknowledge", "alert.silence", "alert.unsilence"];
+        let of_others =
+            ["scale.set", "scale.pause", "scale.resume", "alert.acknowledge", "alert.silence", "alert.unsilence"];
         for changing in changing.into_iter().chain(of_others) {
             assert!(!reader.allow(Operation::Publish, &format!("hive.api.{changing}")), "{changing}");
         }

@@ -81,7 +81,7 @@ impl Source {
         if began < self.next_look {
             return Ok(());
         }
-        let stored = self.store.stored_by_kind().await.map_err(|error| unavailable(&error))?;
+        let stored = self.store.stored_at_least().await.map_err(|error| unavailable(&error))?;
         let (dead, dead_ever) = self.store.dead_count().await.map_err(|error| unavailable(&error))?;
         self.streams = Streams { stored, dead, dead_ever };
         self.next_look = Instant::now() + began.elapsed().min(Duration::from_secs(2)) * SHARE;

@@ -9,13 +9,21 @@ use super::operation::{Operation, Route};
 use super::role::Role;
 use super::services::Services;
 use super::{agents, dead, events, queues, tasks};
-use crate::{logs, recommend, scale};
+use crate::{alerts, logs, recommend, scale};
 
 /// All operations.
 pub(crate) fn table() -> &'static [Operation] {
     static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
-        let parts =
-            [mesh(), task_operations(), agent_operations(), queue_operations(), resources(), pools(), dead_letters()];
+        let parts = [
+            mesh(),
+            task_operations(),
+            agent_operations(),
+            queue_operations(),
+            resources(),
+            pools(),
+            alerting(),
+            dead_letters(),
+        ];
         parts.into_iter().flatten().collect()
     });
     &TABLE
@@ -229,6 +237,57 @@ fn pools() -> Vec<Operation> {
         .for_role(Role::Operate)
         .at(Route::post("/v1/pools/{id}/resume"))
         .refuses(&[404, 409]),
+    ]
+}
+
+fn alerting() -> Vec<Operation> {
+    vec![
+        Operation::new("alert", "list", |services: Services, asked| async move {
+            alerts::list(&services.handle, asked).await
+        })
+        .says("Lists alerts that fire or are about to")
+        .for_role(Role::Read)
+        .at(Route::get("/v1/alerts")),
+        Operation::new("alert", "get", |services: Services, asked| async move {
+            alerts::get(&services.handle, asked).await
+        })
+        .says("Shows one alert")
+        .for_role(Role::Read)
+        .at(Route::get("/v1/alerts/{id}"))
+        .refuses(&[404]),
+        Operation::new("alert", "acknowledge", |services: Services, asked| async move {
+            alerts::acknowledge(&services.handle, asked).await
+        })
+        .says("Notes that somebody knows of an alert that fires")
+        .for_role(Role::Operate)
+        .at(Route::post("/v1/alerts/{id}/acknowledge").reads_json())
+        .refuses(&[404, 409]),
+        Operation::new("alert", "silence", |services: Services, asked| async move {
+            alerts::silence(&services.handle, asked).await
+        })
+        .says("Keeps those alerts quiet for a while that the matchers match")
+        .for_role(Role::Operate)
+        .at(Route::post("/v1/silences").reads_json())
+        .refuses(&[409]),
+        Operation::new("alert", "unsilence", |services: Services, asked| async move {
+            alerts::unsilence(&services.handle, asked).await
+        })
+        .says("Ends a silence")
+        .for_role(Role::Operate)
+        .at(Route::delete("/v1/silences/{id}"))
+        .refuses(&[404]),
+        Operation::new("alert", "silences", |services: Services, _: Nothing| async move {
+            alerts::silences(&services.handle).await
+        })
+        .says("Lists the silences there are")
+        .for_role(Role::Read)
+        .at(Route::get("/v1/silences")),
+        Operation::new("alert", "rules", |services: Services, _: Nothing| async move {
+            alerts::rules(&services.handle).await
+        })
+        .says("Lists the rules that alerts go by, and how they are")
+        .for_role(Role::Read)
+        .at(Route::get("/v1/alert-rules")),
     ]
 }
 

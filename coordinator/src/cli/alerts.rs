@@ -109,9 +109,12 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
     match args.command {
         Command::List { filter, watch } => {
             let asked = filter.request();
-            watch::show(json, watch, async || api.ask("alert", "list", &asked).await, |answer| {
-                Ok(alerts(&api::read("alert.list", answer)?))
-            })
+            watch::show(
+                json,
+                watch,
+                async || api.ask("alert", "list", &asked).await,
+                |answer| Ok(alerts(&api::read("alert.list", answer)?)),
+            )
             .await
         }
         Command::Get { id } => alert(&api, "get", &ById { id }, json).await,
@@ -123,15 +126,21 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
         }
         Command::Unsilence { id } => silence(&api, "unsilence", &ById { id }, json).await,
         Command::Silences(watch) => {
-            watch::show(json, watch, async || api.ask("alert", "silences", &json!({})).await, |answer| {
-                Ok(silences(&api::read("alert.silences", answer)?))
-            })
+            watch::show(
+                json,
+                watch,
+                async || api.ask("alert", "silences", &json!({})).await,
+                |answer| Ok(silences(&api::read("alert.silences", answer)?)),
+            )
             .await
         }
         Command::Rules(watch) => {
-            watch::show(json, watch, async || api.ask("alert", "rules", &json!({})).await, |answer| {
-                Ok(rules(&api::read("alert.rules", answer)?))
-            })
+            watch::show(
+                json,
+                watch,
+                async || api.ask("alert", "rules", &json!({})).await,
+                |answer| Ok(rules(&api::read("alert.rules", answer)?)),
+            )
             .await
         }
     }
@@ -157,12 +166,7 @@ fn alert_row(alert: &Alert) -> [String; 7] {
     ]
 }
 
-async fn alert(
-    api: &Api,
-    verb: &str,
-    asked: &impl serde::Serialize,
-    json: Json,
-) -> anyhow::Result<ExitCode> {
+async fn alert(api: &Api, verb: &str, asked: &impl serde::Serialize, json: Json) -> anyhow::Result<ExitCode> {
     let answer = api.ask("alert", verb, asked).await?;
     if json.json {
         output::json(&answer)?;
@@ -194,12 +198,7 @@ fn facts(alert: &Alert) -> Vec<(&'static str, String)> {
 }
 
 /// Makes a silence or ends one; its id goes to stdout.
-async fn silence(
-    api: &Api,
-    verb: &str,
-    asked: &impl serde::Serialize,
-    json: Json,
-) -> anyhow::Result<ExitCode> {
+async fn silence(api: &Api, verb: &str, asked: &impl serde::Serialize, json: Json) -> anyhow::Result<ExitCode> {
     let answer = api.ask("alert", verb, asked).await?;
     if json.json {
         output::json(&answer)?;
@@ -230,7 +229,8 @@ fn silences(list: &List<Silence>) -> Text {
             silence.comment.clone(),
         ]
     };
-    output::table_text(["ID", "ALERTS WITH", "ENDS IN", "QUIET NOW", "BY", "COMMENT"], list.items.iter().map(row)).into()
+    output::table_text(["ID", "ALERTS WITH", "ENDS IN", "QUIET NOW", "BY", "COMMENT"], list.items.iter().map(row))
+        .into()
 }
 
 fn rules(list: &List<Rule>) -> String {
@@ -245,7 +245,10 @@ fn rules(list: &List<Rule>) -> String {
             rule.problem.clone().unwrap_or_default(),
         ]
     };
-    output::table_text(["RULE", "SEVERITY", "FIRING", "PENDING", "FOR", "CONDITION", "NOTE"], list.items.iter().map(row))
+    output::table_text(
+        ["RULE", "SEVERITY", "FIRING", "PENDING", "FOR", "CONDITION", "NOTE"],
+        list.items.iter().map(row),
+    )
 }
 
 #[cfg(test)]
@@ -265,7 +268,8 @@ mod tests {
         let read = |line: &[&str]| Program::try_parse_from(["alerts", "silence"].iter().chain(line));
 
         assert!(read(&["--for", "1h"]).is_err());
-        let Command::Silence { matchers, lasts, .. } = read(&["rule=a", "kind!=b", "--for", "2h"]).unwrap().args.command
+        let Command::Silence { matchers, lasts, .. } =
+            read(&["rule=a", "kind!=b", "--for", "2h"]).unwrap().args.command
         else {
             panic!("it is a silence")
         };

@@ -149,7 +149,7 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
     });
     let client = Client::new(nats.clone(), connection.mesh.clone());
     let services = Services::new(handle.clone(), store.clone(), client, &instance, counters);
-    let server = Server::new(services, config.http, args.config.clone())?;
+    let server = Server::new(services, config.http.clone(), args.config.clone())?;
     tokio::spawn(async move {
         if let Err(error) = server.run(listener).await {
             error!(error = format!("{error:#}"), "the API has ended");

@@ -1,12 +1,13 @@
-//! What the pages show of pools, as the scaling manager tells it.
+//! What the pages show of pools and alerts, as the scaling manager and the book of alerts tell it.
 
 use futures_util::future::BoxFuture;
 use shared::api::Refusal;
+use shared::api::alerts::{Alert, AlertFilter, AlertState, Severity};
 use shared::api::scale::{Change, Detail, Explanation, Finding};
 
 use super::sources::{AlertView, ChangeView, FindingView, PoolView, Sources};
 use crate::api::Services;
-use crate::scale;
+use crate::{alerts, scale};
 
 /// How many changes of a pool are shown.
 const CHANGES: usize = 100;
@@ -46,11 +47,26 @@ impl Sources for Filled {
     }
 
     fn alerts(&self) -> BoxFuture<'_, Result<Vec<AlertView>, Refusal>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
+        Box::pin(async move {
+            let asked = AlertFilter { state: Some(AlertState::Firing), ..AlertFilter::default() };
+            let mut alerts = alerts::list(&self.services.handle, asked).await?.items;
+            alerts.sort_by_key(|alert| (std::cmp::Reverse(alert.severity), std::cmp::Reverse(alert.since_ms)));
+            Ok(alerts.into_iter().map(alert).collect())
+        })
     }
 
     fn event_stream(&self) -> Option<&str> {
         None
+    }
+}
+
+fn alert(alert: Alert) -> AlertView {
+    AlertView {
+        name: alert.rule,
+        is_critical: alert.severity == Severity::Critical,
+        since_ms: alert.since_ms,
+        summary: alert.summary,
+        is_acknowledged: alert.acknowledged.is_some(),
     }
 }
 

@@ -11,8 +11,8 @@ use shared::{AgentId, Epoch, Kind, TaskId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Node;
-use crate::{alerts, scale};
 use crate::store::{Store, Stored};
+use crate::{alerts, scale};
 
 /// Looks at the scheduler and sends what it saw.
 type Look = Box<dyn FnOnce(&Scheduler, Timestamp) + Send>;

@@ -14,9 +14,9 @@ use super::{Store, StoreError, found, refused};
 const BEARABLE: u64 = 20_000;
 
 impl Store {
-    /// How many tasks of each kind the stream holds, whoever has them. Of more subjects than are bearable only those without
+    /// How many tasks of each kind the stream holds at least, whoever has them. Of more subjects than are bearable only those without
     /// an id are counted, and beside them the oldest task: where nobody can do a kind, it comes to be of that.
-    pub(crate) async fn stored_by_kind(&self) -> Result<BTreeMap<Kind, u64>, StoreError> {
+    pub(crate) async fn stored_at_least(&self) -> Result<BTreeMap<Kind, u64>, StoreError> {
         let stream = self.jetstream.get_stream(self.subjects.tasks_stream()).await;
         let state = stream.map_err(refused("read the state of the task stream"))?.cached_info().state.clone();
         let filters = match state.subjects_count {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// How grave it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth knowing.
@@ -36,6 +37,7 @@ impl std::fmt::Display for Severity {
 
 /// How far an alert is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AlertState {
     /// Its condition is met, and has not been for long enough.
@@ -65,6 +67,7 @@ impl std::fmt::Display for AlertState {
 
 /// Something that is not as it should be, as `alert.list` and the events on `hive.event.alert.…` show it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Alert {
     /// The rule and what it is about, such as `no-capable-agent:resize`.
     pub id: String,
@@ -100,6 +103,7 @@ pub struct Alert {
 
 /// Somebody knows of an alert: it is not told again while it fires.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Acknowledgement {
     /// Who.
     pub by: String,
@@ -112,6 +116,7 @@ pub struct Acknowledgement {
 
 /// Which alerts `alert.list` shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct AlertFilter {
     /// Only those that are so far.
@@ -127,6 +132,7 @@ pub struct AlertFilter {
 
 /// What `alert.acknowledge` is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Acknowledge {
     /// The alert.
@@ -141,6 +147,7 @@ pub struct Acknowledge {
 
 /// Alerts that are not told until a moment, as `alert.silences` shows them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Silence {
     /// What it is called.
     pub id: String,
@@ -163,6 +170,7 @@ pub struct Silence {
 
 /// What `alert.silence` is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewSilence {
     /// Which alerts: those that all of these hold for. `rule` and `severity` can be named beside an alert's labels; `|`
@@ -181,6 +189,7 @@ pub struct NewSilence {
 
 /// A rule, as `alert.rules` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rule {
     /// What it is called.
     pub id: String,
