@@ -15,6 +15,10 @@ pub mod scale;
 
 pub mod alerts;
 
+pub mod filter;
+pub mod hooks;
+pub mod intakes;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

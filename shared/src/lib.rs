@@ -32,7 +32,7 @@ pub mod trace;
 
 #[cfg(feature = "nats")]
 pub use client::Client;
-pub use names::{AgentId, Epoch, Incarnation, Kind, MeshName, Priority, TaskId};
+pub use names::{AgentId, Epoch, HookName, Incarnation, Kind, MeshName, Priority, TaskId};
 pub use quantity::{Countables, Resources, Used};
 pub use role::Role;
 pub use task::{Outcome, TaskOptions};

@@ -111,6 +111,10 @@ name!(
 name!(
     /// A word of an event's subject: what it is about, or what happened.
     Word, "a word of an event's subject", 64
+}
+name! {
+    /// Names a webhook, or an intake.
+    HookName, "a name of a webhook", 64
 );
 
 impl Default for MeshName {

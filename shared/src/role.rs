@@ -161,7 +161,7 @@ fn coordinator(subjects: &Subjects, own_inbox: String) -> Permissions {
     let mesh = subjects.mesh();
     let [tasks, results, history] = [subjects.tasks_stream(), subjects.results_stream(), subjects.history_stream()];
     let [dead, events] = [subjects.dead_stream(), subjects.events_stream()];
-    let [lease, settings] = [subjects.lease_bucket(), subjects.settings_bucket()];
+    let [lease, settings, hooks] = [subjects.lease_bucket(), subjects.settings_bucket(), subjects.hooks_bucket()];
     let mut publish = vec![
         subjects.all_tasks(),
         subjects.results(),
@@ -174,27 +174,34 @@ fn coordinator(subjects: &Subjects, own_inbox: String) -> Permissions {
         format!("{mesh}.api.*.*"),
         format!("$KV.{lease}.>"),
         format!("$KV.{settings}.>"),
+        format!("$KV.{hooks}.>"),
         // What is asked of a coordinator is answered where the asker wants it, or on the way back to its account.
         "_INBOX.>".to_owned(),
         "_R_.>".to_owned(),
         "$JS.API.INFO".to_owned(),
         format!("$JS.ACK.{tasks}.>"),
         format!("$JS.ACK.*.*.{tasks}.>"),
+        // By their consumers webhooks know how far they are.
+        format!("$JS.ACK.{events}.>"),
+        format!("$JS.ACK.*.*.{events}.>"),
     ];
     for stream in streams(subjects) {
         publish.extend(["INFO", "CREATE", "UPDATE"].map(|verb| format!("$JS.API.STREAM.{verb}.{stream}")));
     }
-    publish.push(format!("$JS.API.CONSUMER.NAMES.{tasks}"));
+    publish.extend([&tasks, &events].map(|stream| format!("$JS.API.CONSUMER.NAMES.{stream}")));
     publish.push(format!("$JS.API.STREAM.MSG.DELETE.{tasks}"));
     publish.push(format!("$JS.API.STREAM.MSG.DELETE.{dead}"));
     publish.push(format!("$JS.API.STREAM.PURGE.{history}"));
     publish.push(format!("$JS.API.STREAM.PURGE.{dead}"));
-    for stream in [&tasks, &history] {
+    for stream in [&tasks, &history, &events] {
         publish.extend(consumers(stream));
     }
-    publish.extend(consumers(&format!("KV_{settings}")));
-    publish.push(format!("$JS.FC.KV_{settings}.>"));
-    for stream in [tasks, results, dead, events, format!("KV_{lease}"), format!("KV_{settings}")] {
+    for bucket in [&settings, &hooks] {
+        publish.extend(consumers(&format!("KV_{bucket}")));
+        publish.push(format!("$JS.FC.KV_{bucket}.>"));
+    }
+    let buckets = [lease, settings, hooks].map(|bucket| format!("KV_{bucket}"));
+    for stream in [tasks, results, dead, events].into_iter().chain(buckets) {
         publish.extend([direct_get(&stream), direct_get_by_subject(&stream)]);
     }
     let subscribe = vec![
@@ -234,7 +241,7 @@ fn operator(subjects: &Subjects, own_inbox: String) -> Permissions {
 }
 
 /// The mesh's streams, those of its buckets as well.
-fn streams(subjects: &Subjects) -> [String; 7] {
+fn streams(subjects: &Subjects) -> [String; 8] {
     [
         subjects.tasks_stream(),
         subjects.results_stream(),
@@ -243,6 +250,7 @@ fn streams(subjects: &Subjects) -> [String; 7] {
         subjects.history_stream(),
         format!("KV_{}", subjects.lease_bucket()),
         format!("KV_{}", subjects.settings_bucket()),
+        format!("KV_{}", subjects.hooks_bucket()),
     ]
 }
 
@@ -308,6 +316,8 @@ mod tests {
             "hive.history.1.1",
             "$KV.HIVE_LEASE.leader",
             "$KV.HIVE_SETTINGS.kinds.echo",
+            "$KV.HIVE_HOOKS.out.pager",
+            "$JS.ACK.HIVE_EVENTS.hook-pager-1.1.1.1.1.0",
         ] {
             let roles = roles_that_may(Operation::Publish, subject, &Subjects::default());
             assert_eq!(roles, [Role::Coordinator], "{subject}");
@@ -344,7 +354,7 @@ mod tests {
     fn a_reader_changes_nothing() {
         let reader = of(Role::Reader);
 
-        let changing = ["agent.drain", "queue.set", "tenant.set", "resource.apply", "task.cancel", "dead.replay"];
+        let changing = ["agent.drain", "queue.set", "tenant.set", "resource.apply", "task.cancel", "dead.replay", "hook.set"];
         let of_others =
             ["scale.set", "scale.pause", "scale.resume", "alert.acknowledge", "alert.silence", "alert.unsilence"];
         for changing in changing.into_iter().chain(of_others) {

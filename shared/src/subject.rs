@@ -245,6 +245,11 @@ impl Subjects {
         self.stream("SETTINGS")
     }
 
+    /// The key-value bucket of webhooks and intakes.
+    pub fn hooks_bucket(&self) -> String {
+        self.stream("HOOKS")
+    }
+
     fn stream(&self, what: &str) -> String {
         format!("{}_{what}", self.mesh.as_str().to_ascii_uppercase())
     }
