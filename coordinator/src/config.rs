@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{alerts, http, scale, store};
+use crate::{alerts, hooks, http, scale, store};
 
 /// The settings of a coordinator, as its TOML file holds them.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -15,6 +15,8 @@ pub struct Config {
     pub http: http::Config,
     /// The streams.
     pub streams: store::Config,
+    /// How webhooks are sent, and where they may be.
+    pub webhooks: hooks::Config,
     /// When an agent counts as silent, and as lost.
     pub liveness: scheduler::Liveness,
     /// How agents are compared, and what may be promised of them.
@@ -106,6 +108,7 @@ impl Config {
         problems.extend(scale::problems(&self.pools));
         problems.extend(self.alerting.problems());
         problems.extend(alerts::problems(&self.alerts));
+        problems.extend(self.webhooks.problems());
         problems
     }
 }

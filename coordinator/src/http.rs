@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::api::Services;
 use crate::dashboard::Filled;
-use crate::{dashboard, logs};
+use crate::{dashboard, hooks, live, logs};
 use guard::Guard;
 use problem::Problem;
 
@@ -78,7 +78,8 @@ impl Server {
 
     /// All that is served. Whatever is merged in stands behind the guard too.
     fn router(&self, guard: Arc<Guard>, address: SocketAddr) -> Router {
-        let Services { handle, store, client, .. } = self.services.clone();
+        let Services { handle, store, client, hooks, .. } = self.services.clone();
+        let hub = live::Hub::new(store.clone());
         let logs = logs::stream::router(handle, store, client);
         let pages =
             dashboard::router(self.services.clone(), Some(address), Arc::new(Filled::new(self.services.clone())));
@@ -94,6 +95,8 @@ impl Server {
             .merge(login::router(guard.clone()))
             .merge(pages)
             .merge(logs)
+            .merge(hooks::router(hooks))
+            .merge(live::router(hub))
             .layer(DefaultBodyLimit::max(limit.max(1 << 20)))
             .fallback(problem::no_such_path)
             .method_not_allowed_fallback(problem::no_such_method)

@@ -2,10 +2,10 @@
 //!
 //! [`node`] is the loop around the scheduler, [`store`] the only part that touches JetStream, [`lease`] decides who
 //! leads, [`auth`] makes the users of a NATS server. [`api`] and [`http`] answer questions, [`dead`] those about dead
-//! letters, `logs` those about what tasks write; [`scale`] sees to it that there are as many agents as there should be, and
-//! [`actuator`] starts and ends them; [`alerts`] says what is not as it should be; [`cli`] is the command line, [`local`]
-//! runs whole meshes on one machine for `dev`, `bench` and the tests, and `conformance` checks agents of any make;
-//! [`dashboard`] makes the web pages.
+//! letters, `logs` those about what tasks write; `live` tells events as they happen, [`hooks`] sends them to URLs and turns
+//! requests into tasks; [`scale`] sees to it that there are as many agents as there should be, and [`actuator`] starts and
+//! ends them; [`alerts`] says what is not as it should be; [`cli`] is the command line, [`local`] runs whole meshes on one
+//! machine for `dev`, `bench` and the tests, and `conformance` checks agents of any make; [`dashboard`] makes the web pages.
 
 pub mod actuator;
 pub mod alerts;
@@ -18,11 +18,14 @@ mod conformance;
 pub mod dashboard;
 pub mod dead;
 pub mod demo;
+pub mod hooks;
 pub mod http;
 pub mod lease;
+mod live;
 pub mod local;
 mod logs;
 pub mod node;
+mod problem;
 mod recommend;
 mod roll_call;
 pub mod scale;

@@ -6,6 +6,7 @@
 
 mod alerts;
 mod browse;
+mod events;
 mod read;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ use shared::subject::Subjects;
 use shared::{Epoch, Kind, TaskId};
 
 pub(crate) use browse::Fill;
+
+pub(crate) use events::HOOK_ACK_WAIT;
 
 /// Oldest server that has what the mesh needs: per-message TTL, schedules, atomic batches.
 const MINIMUM_SERVER: (i64, i64, i64) = (2, 12, 0);
@@ -147,6 +150,7 @@ impl Store {
         }
         self.lease_bucket().await?;
         self.settings_bucket().await?;
+        self.hooks_bucket().await?;
         Ok(())
     }
 
@@ -266,6 +270,11 @@ impl Store {
             ..Default::default()
         };
         self.jetstream.create_key_value(config).await.map_err(refused(format!("create bucket `{bucket}`")))
+    }
+
+    /// The subjects of the mesh.
+    pub(crate) fn subjects(&self) -> &Subjects {
+        &self.subjects
     }
 
     /// JetStream on the connection.

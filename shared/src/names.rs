@@ -111,8 +111,8 @@ name!(
 name!(
     /// A word of an event's subject: what it is about, or what happened.
     Word, "a word of an event's subject", 64
-}
-name! {
+);
+name!(
     /// Names a webhook, or an intake.
     HookName, "a name of a webhook", 64
 );

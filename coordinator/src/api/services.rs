@@ -11,6 +11,7 @@ use shared::{Client, TaskId};
 
 use super::operation::{AnsweredBy, Operation};
 use crate::dead::DeadLetters;
+use crate::hooks::Hooks;
 use crate::node::Handle;
 use crate::store::Store;
 
@@ -29,13 +30,22 @@ pub struct Services {
     pub instance: Arc<str>,
     /// What happens to the connection.
     pub counters: Arc<Counters>,
+    /// Webhooks, out and in.
+    pub hooks: Hooks,
 }
 
 impl Services {
     /// What a coordinator has.
-    pub fn new(handle: Handle, store: Store, client: Client, instance: &str, counters: Arc<Counters>) -> Self {
+    pub fn new(
+        handle: Handle,
+        store: Store,
+        client: Client,
+        instance: &str,
+        counters: Arc<Counters>,
+        hooks: Hooks,
+    ) -> Self {
         let dead = DeadLetters::new(store.clone(), client.clone());
-        Self { handle, store, client, dead, instance: instance.into(), counters }
+        Self { handle, store, client, dead, instance: instance.into(), counters, hooks }
     }
 
     /// The subjects of the mesh.

@@ -9,7 +9,7 @@ use super::operation::{Operation, Route};
 use super::role::Role;
 use super::services::Services;
 use super::{agents, dead, events, queues, tasks};
-use crate::{alerts, logs, recommend, scale};
+use crate::{alerts, hooks, logs, recommend, scale};
 
 /// All operations.
 pub(crate) fn table() -> &'static [Operation] {
@@ -22,6 +22,7 @@ pub(crate) fn table() -> &'static [Operation] {
             resources(),
             pools(),
             alerting(),
+            webhooks(),
             dead_letters(),
         ];
         parts.into_iter().flatten().collect()
@@ -288,6 +289,86 @@ fn alerting() -> Vec<Operation> {
         .says("Lists the rules that alerts go by, and how they are")
         .for_role(Role::Read)
         .at(Route::get("/v1/alert-rules")),
+    ]
+}
+
+fn webhooks() -> Vec<Operation> {
+    vec![
+        Operation::new("hook", "list", |services: Services, _: Nothing| async move {
+            hooks::list(&services.hooks).await
+        })
+        .says("Lists the webhooks: where they go, and how they do")
+        .for_role(Role::Admin)
+        .at(Route::get("/v1/webhooks")),
+        Operation::new("hook", "get", |services: Services, asked| async move {
+            hooks::get(&services.hooks, asked).await
+        })
+        .says("Shows one webhook with its last attempts")
+        .for_role(Role::Admin)
+        .at(Route::get("/v1/webhooks/{id}"))
+        .refuses(&[404]),
+        Operation::new("hook", "set", |services: Services, asked| async move {
+            hooks::set(&services.hooks, asked).await
+        })
+        .says("Makes a webhook or changes it; its secret is shown once")
+        .for_role(Role::Admin)
+        .at(Route::post("/v1/webhooks/{id}").reads_json())
+        .refuses(&[404, 409]),
+        Operation::new("hook", "delete", |services: Services, asked| async move {
+            hooks::delete(&services.hooks, asked).await
+        })
+        .says("Ends a webhook")
+        .for_role(Role::Admin)
+        .at(Route::delete("/v1/webhooks/{id}"))
+        .refuses(&[404]),
+        Operation::new("hook", "test", |services: Services, asked| async move {
+            hooks::test(&services.hooks, asked).await
+        })
+        .says("Sends a test to a webhook, and says what came of it")
+        .for_role(Role::Admin)
+        .at(Route::post("/v1/webhooks/{id}/test"))
+        .refuses(&[404]),
+        Operation::new("hook", "redeliver", |services: Services, asked| async move {
+            hooks::redeliver(&services.hooks, asked).await
+        })
+        .says("Sends events to a webhook again: one, or all from a moment on")
+        .for_role(Role::Admin)
+        .at(Route::post("/v1/webhooks/{id}/redeliver").reads_json())
+        .refuses(&[404, 409]),
+        Operation::new("hook", "enable", |services: Services, asked| async move {
+            hooks::enable(&services.hooks, asked).await
+        })
+        .says("Lets a webhook go on that was disabled, or disables it")
+        .for_role(Role::Admin)
+        .at(Route::post("/v1/webhooks/{id}/enable").reads_json())
+        .refuses(&[404, 409]),
+        Operation::new("intake", "list", |services: Services, _: Nothing| async move {
+            hooks::list_intakes(&services.hooks).await
+        })
+        .says("Lists the intakes: what signed requests become tasks")
+        .for_role(Role::Admin)
+        .at(Route::get("/v1/intakes")),
+        Operation::new("intake", "get", |services: Services, asked| async move {
+            hooks::get_intake(&services.hooks, asked).await
+        })
+        .says("Shows one intake")
+        .for_role(Role::Admin)
+        .at(Route::get("/v1/intakes/{id}"))
+        .refuses(&[404]),
+        Operation::new("intake", "set", |services: Services, asked| async move {
+            hooks::set_intake(&services.hooks, asked).await
+        })
+        .says("Makes an intake or changes it; its secret is shown once")
+        .for_role(Role::Admin)
+        .at(Route::post("/v1/intakes/{id}").reads_json())
+        .refuses(&[404, 409]),
+        Operation::new("intake", "delete", |services: Services, asked| async move {
+            hooks::delete_intake(&services.hooks, asked).await
+        })
+        .says("Ends an intake")
+        .for_role(Role::Admin)
+        .at(Route::delete("/v1/intakes/{id}"))
+        .refuses(&[404]),
     ]
 }
 

@@ -20,6 +20,7 @@ use crate::actuator::Surroundings;
 use crate::alerts;
 use crate::api::Services;
 use crate::config::{Config, ConfigError};
+use crate::hooks::Hooks;
 use crate::http::Server;
 use crate::lease::Contender;
 use crate::node::{Handle, Node, Parts};
@@ -136,7 +137,7 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
     let scheduler = config.scheduler();
     let beat_interval = scheduler.liveness.beat_interval;
     let (scaling, asks) = mpsc::unbounded_channel();
-    let (node, handle) = Node::new(Parts {
+    let (mut node, handle) = Node::new(Parts {
         nats: nats.clone(),
         counters: counters.clone(),
         store: store.clone(),
@@ -148,7 +149,10 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
         alerting,
     });
     let client = Client::new(nats.clone(), connection.mesh.clone());
-    let services = Services::new(handle.clone(), store.clone(), client, &instance, counters);
+    let hooks = Hooks::new(handle.clone(), store.clone(), client.clone(), config.webhooks.clone())?;
+    hooks.start()?;
+    let services = Services::new(handle.clone(), store.clone(), client, &instance, counters, hooks);
+    node.answer_with(services.clone());
     let server = Server::new(services, config.http.clone(), args.config.clone())?;
     tokio::spawn(async move {
         if let Err(error) = server.run(listener).await {

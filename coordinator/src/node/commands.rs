@@ -185,6 +185,11 @@ impl Handle {
         self.status.borrow().leading
     }
 
+    /// The mesh at a glance, for who waits for it to change.
+    pub(crate) fn watch(&self) -> watch::Receiver<api::Mesh> {
+        self.status.clone()
+    }
+
     /// Looks at the scheduler.
     pub async fn look<T: Send + 'static>(
         &self,

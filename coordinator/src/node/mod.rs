@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::Context as _;
 use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -33,7 +34,7 @@ use shared::connect::Counters;
 use shared::message::AttemptRef;
 use shared::subject::{InboxVerb, Subjects};
 use shared::supervisor::Supervisor;
-use shared::{AgentId, Client, Epoch, Kind};
+use shared::{AgentId, Epoch, Kind};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
@@ -126,6 +127,7 @@ pub struct Node {
     next_maintenance: Instant,
     next_canary: Instant,
     reign: Option<Reign>,
+    services: Option<Services>,
     /// Since when it holds the lease and could not begin to lead.
     cannot_lead_since: Option<Instant>,
 }
@@ -233,9 +235,15 @@ impl Node {
             next_maintenance: Instant::now(),
             next_canary: Instant::now(),
             reign: None,
+            services: None,
             cannot_lead_since: None,
         };
         (node, handle)
+    }
+
+    /// What operations work with that it is asked for over NATS while it leads. To be said before it runs.
+    pub fn answer_with(&mut self, services: Services) {
+        self.services = Some(services);
     }
 
     /// Works until it is told to stop.
@@ -417,6 +425,7 @@ impl Node {
     }
 
     async fn begin_reign(&self, epoch: Epoch, lease_until: Instant) -> anyhow::Result<Reign> {
+        let services = self.services.clone().context("nobody has said what to answer with")?;
         let (jobs, keeper_jobs) = mpsc::unbounded_channel();
         let ready = self.own_commands.clone();
         tokio::spawn(Keeper { store: self.store.clone(), epoch, jobs: keeper_jobs, ready }.run());
@@ -441,15 +450,8 @@ impl Node {
             lingering: BTreeMap::new(),
             next_extension: Instant::now() + EXTENSION,
             next_survey: Instant::now(),
-            service: crate::api::start(self.services()).await?,
+            service: crate::api::start(services).await?,
         })
-    }
-
-    /// What operations that a leader is asked for over NATS work with.
-    fn services(&self) -> Services {
-        let handle = Handle::new(self.own_commands.clone(), self.status.subscribe());
-        let client = Client::new(self.nats.clone(), self.subjects.mesh().clone());
-        Services::new(handle, self.store.clone(), client, &self.instance, self.counters.clone())
     }
 
     /// What changes slowly.
