@@ -13,6 +13,8 @@ pub mod dev_pool;
 pub mod doctor;
 pub mod events;
 pub mod healthcheck;
+pub mod hooks;
+pub mod intakes;
 mod logs;
 pub mod output;
 mod progress;
@@ -59,6 +61,8 @@ enum Command {
     Dead(dead::Args),
     Alerts(alerts::Args),
     Events(events::Args),
+    Hooks(hooks::Args),
+    Intakes(intakes::Args),
     Doctor(doctor::Args),
     Conformance(conformance::Args),
     Auth(auth::Args),
@@ -117,6 +121,8 @@ async fn run(command: Command, connection: &Settings) -> anyhow::Result<ExitCode
         Command::Dead(args) => ask(dead::run(args, connection), connection).await,
         Command::Alerts(args) => ask(alerts::run(args, connection), connection).await,
         Command::Events(args) => ask(events::run(args, connection), connection).await,
+        Command::Hooks(args) => ask(hooks::run(args, connection), connection).await,
+        Command::Intakes(args) => ask(intakes::run(args, connection), connection).await,
         Command::Doctor(args) => log_errors(doctor::run(args, connection)).await,
         Command::Conformance(args) => log_errors(conformance::run(args, connection)).await,
         Command::Auth(args) => auth::run(args, connection),

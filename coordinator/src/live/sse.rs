@@ -132,19 +132,6 @@ mod tests {
     }
 
     #[test]
-    fn only_who_asks_for_an_event_stream_gets_one() {
-        for (accept, wanted) in [
-            ("text/event-stream", true),
-            ("application/json, Text/Event-Stream;q=0.9", true),
-            ("application/json", false),
-            ("*/*", false),
-        ] {
-            assert_eq!(wants_stream(&headers(ACCEPT, accept)), wanted, "{accept}");
-        }
-        assert!(!wants_stream(&HeaderMap::new()));
-    }
-
-    #[test]
     fn the_query_says_what_is_meant_and_the_header_where_to_go_on() {
         let uri: Uri = "/v1/events/stream?topic=agent,task&what=lost&after=7".parse().unwrap();
 
