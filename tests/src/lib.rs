@@ -15,6 +15,7 @@
 //! ```
 //!
 //! [`Mesh`] is the mesh, [`state`] what a test can wait for, [`FakeAgent`] an agent of another make,
+//! [`EventSource`] somebody who follows the events, [`Receiver`] one who gets webhooks,
 //! [`python`] and [`native`] clients of other makes, [`disk`] a disk whose power can be cut and [`power`] what comes of
 //! that, [`docker`] a mesh in containers. Support code panics where a test could only unwrap.
 
@@ -26,12 +27,16 @@ pub mod native;
 pub mod power;
 pub mod program;
 pub mod python;
+pub mod receiver;
+pub mod sse;
 pub mod state;
 
 pub use docker::Docker;
 pub use fake::FakeAgent;
 pub use mesh::{Builder, Mesh, Results, new_task};
 pub use program::Output;
+pub use receiver::Receiver;
+pub use sse::EventSource;
 pub use state::{State, agent, queue, results, task, tasks};
 
 /// The builtin handlers, as an agent's settings name them.

@@ -147,6 +147,21 @@ impl Builder {
     }
 }
 
+fn noted(number: u64) -> Vec<u8> {
+    let event = api::Event {
+        time: "2026-12-01T12:00:00.000Z".to_owned(),
+        topic: "task".to_owned(),
+        what: "noted".to_owned(),
+        epoch: shared::Epoch(1),
+        agent: None,
+        task: Some(format!("t{number}")),
+        kind: Some("echo".to_owned()),
+        attempt: None,
+        detail: Some(number.to_string()),
+    };
+    serde_json::to_vec(&event).expect("an event is JSON")
+}
+
 fn agent_id(id: &str) -> AgentId {
     id.parse().expect("a test names its agents well")
 }
@@ -340,6 +355,24 @@ impl Mesh {
             all.push(message);
         }
         all
+    }
+
+    /// Tells an event of its own for each of these numbers, `task.noted` with the number as its detail, in their order;
+    /// each is stored when this returns.
+    pub async fn tell(&self, numbers: std::ops::Range<u64>) {
+        let (jetstream, subject) = (self.client.jetstream(), self.client.subjects().event("task", "noted"));
+        let mut under_way = std::collections::VecDeque::new();
+        for number in numbers {
+            let sent = jetstream.publish(subject.clone(), noted(number).into()).await;
+            under_way.push_back(sent.expect("the broker is there"));
+            if under_way.len() >= IN_FLIGHT {
+                let oldest = under_way.pop_front().expect("it is not empty");
+                oldest.await.expect("the broker stores it");
+            }
+        }
+        for sent in under_way {
+            sent.await.expect("the broker stores it");
+        }
     }
 
     /// The events about a task or an agent, as `topic.what`.
