@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shared::Client;
 use shared::connect::{Patience, Settings};
 use shared::subject::Subjects;
@@ -84,6 +85,7 @@ pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> 
     }
     super::start_logging("info", args.log_format == LogFormat::Json);
     shared::trace::start("hivemesh-coordinator");
+    allow_many_connections();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let told_to_stop = async move {
@@ -153,12 +155,7 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
     hooks.start()?;
     let services = Services::new(handle.clone(), store.clone(), client, &instance, counters, hooks);
     node.answer_with(services.clone());
-    let server = Server::new(services, config.http.clone(), args.config.clone())?;
-    tokio::spawn(async move {
-        if let Err(error) = server.run(listener).await {
-            error!(error = format!("{error:#}"), "the API has ended");
-        }
-    });
+    serve_aside(Server::new(services, config.http.clone(), args.config.clone())?, listener)?;
     info!(mesh = %connection.mesh, nats = connection.url_without_secrets(), http = %address, "coordinator started");
     let manager = scale::Manager::new(scale::Parts {
         handle: handle.clone(),
@@ -228,6 +225,28 @@ async fn listen(args: &Args, address: SocketAddr) -> anyhow::Result<(TcpListener
         std::fs::write(file, address.to_string()).with_context(|| format!("failed to write `{}`", file.display()))?;
     }
     Ok((listener, address))
+}
+
+/// Serves the API from a thread of its own: however many ask, and follow the events, takes nothing from the loop.
+fn serve_aside(server: Server, listener: TcpListener) -> anyhow::Result<()> {
+    let listener = listener.into_std()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let serve = async move { server.run(TcpListener::from_std(listener)?).await };
+    std::thread::Builder::new().name("api".to_owned()).spawn(move || {
+        if let Err(error) = runtime.block_on(serve) {
+            error!(%error, "the API has ended");
+        }
+    })?;
+    Ok(())
+}
+
+/// Each connection is an open file, and by default a process may have no more than 1024 although it could have many.
+fn allow_many_connections() {
+    let allowed =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = allowed {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Makes or checks the streams; a broker that is only just starting is given time.
