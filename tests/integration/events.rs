@@ -1,5 +1,6 @@
 //! Events as they happen: nothing is lost between two connections, whoever leads.
 
+use mesh_tests::sse::Frame;
 use mesh_tests::state::that;
 use mesh_tests::{BUILTINS, EventSource, Mesh, new_task, task};
 use reqwest::StatusCode;
@@ -38,7 +39,7 @@ async fn a_reader_that_comes_back_misses_nothing() {
     mesh.tell(20..40).await;
     let rest = EventSource::open(&url, last_id).await.take(30).await;
 
-    let numbers: Vec<u64> = first.iter().chain(&rest).map(|frame| frame.number()).collect();
+    let numbers: Vec<u64> = first.iter().chain(&rest).map(Frame::number).collect();
     assert_eq!(numbers, (0..40).collect::<Vec<_>>());
 }
 
@@ -51,7 +52,7 @@ async fn a_reader_misses_nothing_when_the_leader_dies() {
     let mut numbers = Vec::new();
 
     mesh.tell(0..100).await;
-    numbers.extend(reader.take(50).await.iter().map(|frame| frame.number()));
+    numbers.extend(reader.take(50).await.iter().map(Frame::number));
     mesh.coordinator(leader).kill9();
     mesh.tell(100..200).await;
     while let Some(frame) = reader.next().await {
@@ -78,7 +79,7 @@ async fn a_reader_far_behind_catches_up_from_the_stream() {
 
     let ids: Vec<u64> = behind.iter().map(|frame| frame.id).collect();
     assert_eq!(ids, (1..=MANY).collect::<Vec<_>>());
-    assert!(noted.iter().map(|frame| frame.number()).eq(0..MANY));
+    assert!(noted.iter().map(Frame::number).eq(0..MANY));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +116,7 @@ async fn a_standby_tells_them_too() {
 
     mesh.tell(0..5).await;
 
-    assert!(reader.take(5).await.iter().map(|frame| frame.number()).eq(0..5));
+    assert!(reader.take(5).await.iter().map(Frame::number).eq(0..5));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +128,7 @@ async fn a_reader_that_does_not_read_holds_nobody_up() {
     mesh.tell(0..20_000).await;
     let id = mesh.submit("echo", "hello").await;
 
-    assert!(keen.take(20_000).await.iter().map(|frame| frame.number()).eq(0..20_000));
+    assert!(keen.take(20_000).await.iter().map(Frame::number).eq(0..20_000));
     mesh.until(task(&id).settled()).await;
 }
 
@@ -136,7 +137,7 @@ async fn the_events_are_read_again_when_the_broker_is_back() {
     let mut mesh = Mesh::start().await;
     let mut reader = EventSource::open(&stream(&mesh, "?what=noted"), None).await;
     mesh.tell(0..5).await;
-    assert!(reader.take(5).await.iter().map(|frame| frame.number()).eq(0..5));
+    assert!(reader.take(5).await.iter().map(Frame::number).eq(0..5));
 
     mesh.local().broker().kill9().await;
     mesh.local().broker_mut().restart().await.unwrap();
@@ -144,7 +145,7 @@ async fn the_events_are_read_again_when_the_broker_is_back() {
     mesh.until(that("that the broker is back", is_back)).await;
     mesh.tell(5..10).await;
 
-    assert!(reader.take(5).await.iter().map(|frame| frame.number()).eq(5..10));
+    assert!(reader.take(5).await.iter().map(Frame::number).eq(5..10));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse as _;
 use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use mesh_tests::receiver::Received;
 use mesh_tests::state::that;
 use mesh_tests::{BUILTINS, Mesh, Receiver, State, results};
 use reqwest::Response;
@@ -95,7 +96,7 @@ async fn events_are_sent_once_more_by_hand() {
     assert_eq!((&one["attempt"]["status"], repeated.number()), (&204.into(), Some(4)));
     let first = receiver.received()[4].header("webhook-id").to_owned();
     assert_eq!(repeated.header("webhook-id"), first, "it can be told that it was sent before");
-    let again: Vec<_> = receiver.received()[11..].iter().filter_map(|request| request.number()).collect();
+    let again: Vec<_> = receiver.received()[11..].iter().filter_map(Received::number).collect();
     assert_eq!(again, [7, 8, 9]);
     let missing = mesh.ask("hook", "redeliver", json!({ "id": "pager", "event": 1_000_000 })).await.unwrap_err();
     assert!(missing.contains("is not kept"), "{missing}");
@@ -246,14 +247,12 @@ async fn a_request_that_is_not_signed_well_is_refused_and_nothing_is_told() {
     set_intake(&mesh, json!({ "id": "off", "kind": "echo", "secret": GITHUB_SECRET, "scheme": "github" })).await;
     set_intake(&mesh, json!({ "id": "off", "enabled": false })).await;
     let good = github(b"hello");
+    let good = good.as_str();
 
     let mut said = Vec::new();
-    for (intake, body, signature) in [
-        ("github", "hello", "sha256=00"),
-        ("github", "hallo", &good),
-        ("nobody", "hello", &good),
-        ("off", "hello", &good),
-    ] {
+    for (intake, body, signature) in
+        [("github", "hello", "sha256=00"), ("github", "hallo", good), ("nobody", "hello", good), ("off", "hello", good)]
+    {
         let refused = post_github(&mesh, intake, body.as_bytes(), signature, "d-1").await;
         assert_eq!(refused.status(), StatusCode::UNAUTHORIZED, "{intake} {body} {signature}");
         said.push(refused.text().await.unwrap());

@@ -149,7 +149,7 @@ impl Secret {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false, id = "which")]
+#[group(required = true, multiple = false)]
 struct Which {
     /// One event, by its number, at once.
     #[arg(long, value_name = "N")]

@@ -1,9 +1,9 @@
 //! Webhooks, out and in.
 //!
-//! Out: what happens on the mesh is sent to URLs. The leader has a [`worker`] for each webhook, which gets its events by
-//! a durable consumer and gives them to the [`sender`] until each is taken; the next leader goes on where it left off. In:
-//! an [`intake`] turns signed requests into tasks, at whichever coordinator they arrive. What is kept of both is in the
-//! [`book`].
+//! Out: what happens on the mesh is sent to URLs. The leader has a `worker` for each webhook, which gets its events by
+//! a durable consumer and gives them to the `sender` until each is taken; the next leader goes on where it left off. In:
+//! an `intake` turns signed requests into tasks, at whichever coordinator they arrive. What is kept of both is in the
+//! `book`.
 //!
 //! Sending has a thread of its own, so that it takes nothing from the coordinator's loop.
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use mesh_tests::sse::Frame;
 use mesh_tests::state::that;
 use mesh_tests::{BUILTINS, EventSource, Mesh, Receiver, new_task};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -63,7 +64,7 @@ async fn the_mesh_goes_on_at_its_rate_while_it_is_followed_by_many() {
         followed / alone,
         memory_followed >> 20
     );
-    assert!(resumed.iter().map(|frame| frame.number()).eq((0..told).chain(1_000_000..1_000_000 + told)));
+    assert!(resumed.iter().map(Frame::number).eq((0..told).chain(1_000_000..1_000_000 + told)));
     assert!(followed >= LEAST_SHARE * alone, "{followed:.0} of {alone:.0} tasks/s");
     assert!(memory_followed < MOST_MEMORY, "{memory_followed} bytes");
 }
