@@ -354,7 +354,8 @@ mod tests {
     fn a_reader_changes_nothing() {
         let reader = of(Role::Reader);
 
-        let changing = ["agent.drain", "queue.set", "tenant.set", "resource.apply", "task.cancel", "dead.replay", "hook.set"];
+        let changing =
+            ["agent.drain", "queue.set", "tenant.set", "resource.apply", "task.cancel", "dead.replay", "hook.set"];
         let of_others =
             ["scale.set", "scale.pause", "scale.resume", "alert.acknowledge", "alert.silence", "alert.unsilence"];
         for changing in changing.into_iter().chain(of_others) {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::api::list::{Limit, Span};
-use crate::names::{AgentId, Kind, TaskId, Word};
+use crate::names::{AgentId, HookName, Kind, TaskId, Word};
 use crate::quantity::Countables;
 
 macro_rules! inline {
@@ -40,6 +40,7 @@ inline!(Kind, name(Kind::MAX_LEN));
 inline!(TaskId, name(TaskId::MAX_LEN));
 inline!(AgentId, name(AgentId::MAX_LEN));
 inline!(Word, name(Word::MAX_LEN));
+inline!(HookName, name(HookName::MAX_LEN));
 inline!(
     Countables,
     json_schema!({

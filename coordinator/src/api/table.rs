@@ -294,22 +294,28 @@ fn alerting() -> Vec<Operation> {
 
 fn webhooks() -> Vec<Operation> {
     vec![
-        Operation::new("hook", "list", |services: Services, _: Nothing| async move {
-            hooks::list(&services.hooks).await
-        })
+        Operation::new(
+            "hook",
+            "list",
+            |services: Services, _: Nothing| async move { hooks::list(&services.hooks).await },
+        )
         .says("Lists the webhooks: where they go, and how they do")
         .for_role(Role::Admin)
         .at(Route::get("/v1/webhooks")),
-        Operation::new("hook", "get", |services: Services, asked| async move {
-            hooks::get(&services.hooks, asked).await
-        })
+        Operation::new(
+            "hook",
+            "get",
+            |services: Services, asked| async move { hooks::get(&services.hooks, asked).await },
+        )
         .says("Shows one webhook with its last attempts")
         .for_role(Role::Admin)
         .at(Route::get("/v1/webhooks/{id}"))
         .refuses(&[404]),
-        Operation::new("hook", "set", |services: Services, asked| async move {
-            hooks::set(&services.hooks, asked).await
-        })
+        Operation::new(
+            "hook",
+            "set",
+            |services: Services, asked| async move { hooks::set(&services.hooks, asked).await },
+        )
         .says("Makes a webhook or changes it; its secret is shown once")
         .for_role(Role::Admin)
         .at(Route::post("/v1/webhooks/{id}").reads_json())
@@ -321,9 +327,11 @@ fn webhooks() -> Vec<Operation> {
         .for_role(Role::Admin)
         .at(Route::delete("/v1/webhooks/{id}"))
         .refuses(&[404]),
-        Operation::new("hook", "test", |services: Services, asked| async move {
-            hooks::test(&services.hooks, asked).await
-        })
+        Operation::new(
+            "hook",
+            "test",
+            |services: Services, asked| async move { hooks::test(&services.hooks, asked).await },
+        )
         .says("Sends a test to a webhook, and says what came of it")
         .for_role(Role::Admin)
         .at(Route::post("/v1/webhooks/{id}/test"))

@@ -56,7 +56,7 @@ impl Sources for Filled {
     }
 
     fn event_stream(&self) -> Option<&str> {
-        None
+        Some("/v1/events/stream")
     }
 }
 

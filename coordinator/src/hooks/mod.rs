@@ -86,6 +86,7 @@ impl Hooks {
             kind: None,
             attempt: None,
             detail: Some(detail),
+            data: None,
         };
         if let Err(error) = self.store.tell(&event).await {
             warn!(error = %crate::chain(&error), what, "an event about webhooks could not be told");

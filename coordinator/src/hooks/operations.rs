@@ -107,6 +107,7 @@ pub(crate) async fn test(hooks: &Hooks, asked: HookRef) -> Result<HookAttempt, R
         kind: None,
         attempt: None,
         detail: Some(format!("a test of webhook {}: nothing has happened", asked.id)),
+        data: None,
     };
     let body = serde_json::to_vec(&event).map_err(|error| Refusal { error: error.to_string(), code: 500 })?;
     let id = format!("test_{}", uuid::Uuid::new_v4().simple());

@@ -11,7 +11,6 @@ use crate::names::{AgentId, BadName, HookName, Kind, TaskId};
 /// Which events are meant: those that are in each list that is not empty. In JSON a list is an array of texts or one
 /// text with commas, in a query the latter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EventFilter {

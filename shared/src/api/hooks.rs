@@ -9,7 +9,6 @@ use crate::names::HookName;
 
 /// How a webhook is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum HookState {
@@ -34,7 +33,6 @@ impl HookState {
 
 /// A webhook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Hook {
     /// Its name.
@@ -71,7 +69,6 @@ pub struct Hook {
 /// An attempt to send an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HookAttempt {
     /// When it began, RFC 3339.
     pub time: String,
@@ -92,7 +89,6 @@ pub struct HookAttempt {
 
 /// Makes a webhook, or changes what is said of one. What is left out stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HookChange {
@@ -128,7 +124,6 @@ impl HookChange {
 /// A webhook that was made or changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HookSaved {
     /// As it is now.
     pub hook: Hook,
@@ -139,7 +134,6 @@ pub struct HookSaved {
 
 /// Which webhook is meant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HookRef {
@@ -149,7 +143,6 @@ pub struct HookRef {
 
 /// Lets a webhook send, or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HookEnable {
@@ -169,7 +162,6 @@ fn yes() -> bool {
 
 /// Sends events once more: one, or all from a moment on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HookRedelivery {
@@ -189,7 +181,6 @@ pub struct HookRedelivery {
 /// What is sent once more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HookRedelivered {
     /// The attempt that was made, if it was one event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,7 +192,6 @@ pub struct HookRedelivered {
 
 /// A webhook or an intake that was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HookDeleted {
     /// Its name.

@@ -9,7 +9,6 @@ use crate::names::{HookName, Kind, Priority, excerpt};
 
 /// How the requests of an intake are signed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum IntakeScheme {
@@ -51,7 +50,6 @@ impl FromStr for IntakeScheme {
 /// An intake. Its requests come to `POST /v1/hooks/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Intake {
     /// Its name.
     pub id: HookName,
@@ -84,7 +82,6 @@ pub struct Intake {
 
 /// Makes an intake, or changes what is said of one. What is left out stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IntakeChange {
@@ -157,7 +154,6 @@ impl IntakeChange {
 /// An intake that was made or changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IntakeSaved {
     /// As it is now.
     pub intake: Intake,
@@ -168,7 +164,6 @@ pub struct IntakeSaved {
 
 /// Which intake is meant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IntakeRef {
@@ -178,7 +173,6 @@ pub struct IntakeRef {
 
 /// What a request to an intake is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IntakeAccepted {
     /// The task's id.
