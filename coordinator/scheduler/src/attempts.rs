@@ -280,6 +280,7 @@ impl Scheduler {
     fn finish(&mut self, id: &AgentId, done: Done, now: Timestamp, actions: &mut Actions) {
         let Some(attempt) = self.vacate(done.sequence) else { return };
         self.measure(&attempt, &done, now, actions);
+        self.tally.ended[done.outcome as usize] += 1;
         let task = self.tasks.get_mut(done.sequence).expect("it was vacated above");
         task.last_ended = Some((attempt.number, attempt.epoch));
         match done.outcome {
@@ -305,6 +306,7 @@ impl Scheduler {
 
     fn finish_late(&mut self, id: &AgentId, done: Done, now: Timestamp, actions: &mut Actions) {
         let sequence = done.sequence;
+        self.tally.ended[done.outcome as usize] += 1;
         self.leave_line(sequence);
         if let Some(other) = self.vacate(sequence) {
             let agent = self.registry.get(other.agent).id.clone();
@@ -549,6 +551,7 @@ impl Scheduler {
         let (outcome, used) = (AttemptOutcome::Timeout, Used::default());
         let done = Done { sequence, attempt: named, incarnation, outcome, error: None, run, used };
         self.measure(&attempt, &done, now, actions);
+        self.tally.ended[outcome as usize] += 1;
         let Some(task) = self.tasks.get_mut(sequence) else { return };
         task.history.failed(id, &attempt, error.as_str().into(), now);
         task.state = State::BackingOff;

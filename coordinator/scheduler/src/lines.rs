@@ -183,6 +183,19 @@ impl Lines {
         blocked.filter_map(|line| Some((&line.demand, line.head()?)))
     }
 
+    /// What lines ask for that a limit holds.
+    pub(crate) fn held_demands(&self) -> impl Iterator<Item = &Demand> {
+        self.lines.iter().flatten().filter(|line| line.trial == Trial::Held).map(|line| &line.demand)
+    }
+
+    /// Of each line and priority the first that passes the test, with its kind.
+    pub(crate) fn first_of_each(&self, test: impl Fn(Sequence) -> bool) -> impl Iterator<Item = (KindKey, Sequence)> {
+        self.lines.iter().flatten().flat_map(move |line| {
+            let firsts = line.waiting.iter().filter_map(|queue| queue.iter().copied().find(|first| test(*first)));
+            firsts.map(|first| (line.demand.kind, first)).collect::<Vec<_>>()
+        })
+    }
+
     /// Whether no agent had room for the line's head.
     pub(crate) fn is_blocked(&self, key: LineKey) -> bool {
         self.lines[key.0 as usize].as_ref().is_some_and(|line| line.trial == Trial::Blocked)

@@ -44,6 +44,18 @@ pub(crate) enum Loss {
 }
 
 impl Loss {
+    pub(crate) const ALL: [Loss; 4] = [Loss::Gone, Loss::Silent, Loss::Restarted, Loss::Left];
+
+    /// In one word.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Loss::Gone => "gone",
+            Loss::Silent => "silent",
+            Loss::Restarted => "restarted",
+            Loss::Left => "left",
+        }
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Loss::Gone => "nobody listens on its inbox",
@@ -143,6 +155,7 @@ impl Scheduler {
         if beat.sequence != 0 && beat.sequence <= agent.beat_sequence {
             return;
         }
+        self.tally.beats += 1;
         agent.beat_sequence = agent.beat_sequence.max(beat.sequence);
         agent.heard(now);
         self.revive(key, beat.draining, now, actions);
@@ -416,6 +429,7 @@ impl Scheduler {
         let agent = self.registry.get_mut(key);
         if matches!(agent.state, AgentState::Healthy | AgentState::Degraded) {
             agent.state = AgentState::Unhealthy;
+            self.tally.suspicions += 1;
             self.shares_changed(key);
         }
         let agent = self.registry.get_mut(key);
@@ -427,6 +441,7 @@ impl Scheduler {
 
     /// The agent is gone: what it ran starts elsewhere.
     fn lose(&mut self, key: AgentKey, loss: Loss, now: Timestamp, actions: &mut Actions) {
+        self.tally.losses[loss as usize] += 1;
         let agent = self.registry.get_mut(key);
         agent.state = AgentState::Offline;
         let held_until = agent.last_heard + self.config.liveness.hold;
@@ -629,6 +644,7 @@ impl Scheduler {
     fn repeat_order(&mut self, sequence: Sequence, now: Timestamp, actions: &mut Actions) {
         let Some(task) = self.tasks.get_mut(sequence) else { return };
         let State::Running(attempt) = &mut task.state else { return };
+        self.tally.repeats += 1;
         (attempt.started, attempt.repeats) = (now, attempt.repeats + 1);
         let attempt = attempt.clone();
         let agent = self.registry.get_mut(attempt.agent);

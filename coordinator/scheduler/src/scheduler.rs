@@ -25,6 +25,7 @@ use crate::placement::{self, Choice, Strategy};
 use crate::registry::{Agent, AgentKey, Registry};
 use crate::retries::Retries;
 use crate::shares::Charge;
+use crate::tally::Tally;
 use crate::tasks::{Attempt, State, Tasks};
 use crate::tenants::{TenantKey, Tenants};
 use crate::unmet::Unmet;
@@ -69,6 +70,7 @@ pub struct Scheduler {
     pub(crate) counters: Counters,
     /// How long tasks waited for their first start since it leads.
     pub(crate) waits: Waits,
+    pub(crate) tally: Tally,
     /// Changes whenever the set of kinds does that agents can do.
     pub(crate) served_version: u64,
     /// Agents that can take something that they could not take before, if anything waits for that.
@@ -186,6 +188,7 @@ impl Scheduler {
             next_tick: Timestamp::default(),
             counters: Counters::default(),
             waits: Waits::default(),
+            tally: Tally::default(),
             served_version: 0,
             with_room: BTreeSet::new(),
             unmet: Unmet::default(),
@@ -502,6 +505,8 @@ impl Scheduler {
 
     fn start(&mut self, sequence: Sequence, choice: Choice, now: Timestamp, actions: &mut Actions) {
         let key = choice.agent;
+        self.tally.placements[choice.why.by as usize] += 1;
+        self.tally.in_advance += u64::from(!choice.why.had_free_slot);
         self.leave_line(sequence);
         self.turns += 1;
         let turn = self.turns;

@@ -8,6 +8,7 @@ mod browse;
 mod by_hand;
 mod doubt;
 mod gauges;
+mod figures;
 mod liveness;
 mod load;
 mod placing;
