@@ -4,7 +4,8 @@
 //! Everything here is checked on the way in, so that the rest of the mesh never meets a bad name. With the feature
 //! `nats` (on by default) there is also [`connect`], which knows the settings a long-lived NATS connection needs,
 //! [`Client`], a small client for submitting tasks and waiting for their results, and [`health`], which asks a program
-//! whether it is well. With the feature `trace` there is `trace`, which sends spans to a collector.
+//! whether it is well. With the feature `trace` there is `trace`, which sends spans to a collector, with `metrics` what a
+//! program tells Prometheus.
 
 pub mod api;
 pub mod codec;
@@ -18,6 +19,9 @@ pub mod role;
 mod schema;
 pub mod subject;
 pub mod task;
+
+#[cfg(feature = "metrics")]
+pub mod metrics;
 
 #[cfg(feature = "nats")]
 pub mod client;
