@@ -24,6 +24,7 @@ pub mod lease;
 mod live;
 pub mod local;
 mod logs;
+mod monitor;
 pub mod node;
 mod problem;
 mod recommend;

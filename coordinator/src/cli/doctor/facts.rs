@@ -15,14 +15,13 @@ use shared::subject::{AgentVerb, InboxVerb};
 use shared::{AgentId, Client, Epoch, Kind, Priority, TaskId};
 
 use crate::cli::api::{self, Api};
+use crate::monitor::{self, Varz};
 use crate::store::{Config, Store};
 
 /// How long a server that does not answer is asked again.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an answer may take; a refusal for lack of permission is never answered.
 const ANSWER: Duration = Duration::from_secs(2);
-/// How long monitoring may take.
-const MONITOR_ANSWER: Duration = Duration::from_secs(3);
 /// After so much silence no further server answers.
 const SILENCE: Duration = Duration::from_millis(300);
 /// No stream has this name, so a message that expects it is refused by whatever stream takes its subject.
@@ -95,59 +94,6 @@ pub(super) struct Found {
     pub(super) stale_copies: Vec<String>,
 }
 
-/// What a server tells of itself by its monitoring, or to the system account.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Varz {
-    pub(super) server_id: String,
-    pub(super) server_name: String,
-    /// Nanoseconds.
-    pub(super) ping_interval: u64,
-    pub(super) ping_max: u32,
-    pub(super) slow_consumers: u64,
-    pub(super) stale_connections: u64,
-    pub(super) connections: u64,
-    pub(super) max_connections: u64,
-    pub(super) jetstream: JetStreamVarz,
-}
-
-/// Of that, what is about JetStream.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct JetStreamVarz {
-    pub(super) config: Option<JetStreamConfig>,
-    pub(super) stats: JetStreamStats,
-    pub(super) meta: Option<Meta>,
-}
-
-/// The settings of JetStream that hold.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct JetStreamConfig {
-    /// Nanoseconds.
-    pub(super) sync_interval: u64,
-    pub(super) sync_always: bool,
-    /// Bytes of streams in files that the server takes.
-    pub(super) max_storage: u64,
-}
-
-/// What JetStream holds on that server.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct JetStreamStats {
-    /// Bytes in files.
-    pub(super) storage: u64,
-    /// Bytes that streams with a limit keep free for themselves.
-    pub(super) reserved_storage: u64,
-}
-
-/// The cluster of JetStream servers.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Meta {
-    pub(super) cluster_size: usize,
-}
-
 /// The server's clock against ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Clock {
@@ -185,7 +131,7 @@ pub(super) async fn gather(connection: &Settings, monitors: &[String]) -> Facts 
         Ok(connected) => connected,
         Err(error) => {
             facts.server = Err(told(&error));
-            facts.monitors = read_monitors(monitors).await;
+            facts.monitors = monitor::read(monitors).await;
             return facts;
         }
     };
@@ -225,7 +171,7 @@ struct Examiner {
 impl Examiner {
     async fn examine(&self, facts: &mut Facts, monitors: &[String]) {
         facts.server = Ok(self.server().await);
-        facts.monitors = if monitors.is_empty() { self.ask_servers().await } else { read_monitors(monitors).await };
+        facts.monitors = if monitors.is_empty() { self.ask_servers().await } else { monitor::read(monitors).await };
         (facts.jetstream, facts.leader) = tokio::join!(self.jetstream(), self.leader());
         // The rest would only find the same again, each after its own time.
         if facts.jetstream.is_ok() {
@@ -476,21 +422,6 @@ fn read_probe(answer: &[u8]) -> Probe {
     }
 }
 
-async fn read_monitors(urls: &[String]) -> Answer<Vec<Varz>> {
-    let read = join_all(urls.iter().map(|url| read_monitor(url))).await;
-    read.into_iter().collect()
-}
-
-async fn read_monitor(url: &str) -> Answer<Varz> {
-    let problem = |e: reqwest::Error| format!("the monitoring at {url} cannot be read: {}", told(&e.without_url()));
-    let client = reqwest::Client::builder().timeout(MONITOR_ANSWER).build().map_err(problem)?;
-    let address = format!("{}/varz", url.trim_end_matches('/'));
-    let answer = client.get(address).send().await.and_then(reqwest::Response::error_for_status).map_err(problem)?;
-    let body = answer.bytes().await.map_err(problem)?;
-    serde_json::from_slice(&body)
-        .map_err(|e| format!("the monitoring at {url} does not answer like a NATS server: {e}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -504,16 +435,5 @@ mod tests {
         assert!(
             matches!(read_probe(br#"{"error":{"err_code":10077,"description":"full"}}"#), Probe::Other(text) if text == "full")
         );
-    }
-
-    #[test]
-    fn what_a_server_tells_of_its_disk_is_read() {
-        let varz = r#"{"server_id":"A","ping_interval":120000000000,"ping_max":2,"version":"2.15.1",
-            "jetstream":{"config":{"sync_interval":120000000000,"sync_always":true},"stats":{}}}"#;
-
-        let varz: Varz = serde_json::from_str(varz).unwrap();
-
-        assert!(varz.jetstream.config.is_some_and(|config| config.sync_always));
-        assert_eq!((varz.ping_interval, varz.ping_max, varz.slow_consumers), (120_000_000_000, 2, 0));
     }
 }

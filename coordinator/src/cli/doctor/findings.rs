@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::{self, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 
-use super::facts::{Answer, Clock, Facts, Found, JetStream, Probe, Role, Server, Stream, Varz};
+use super::facts::{Answer, Clock, Facts, Found, JetStream, Probe, Role, Server, Stream};
 use super::{Finding, Level};
 use crate::cli::output::span;
+use crate::monitor::Varz;
 
 /// Oldest server that has what the mesh needs.
 const NEEDED: (u32, u32) = (2, 12);
@@ -671,8 +672,8 @@ fn bytes(bytes: u64) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::facts::{JetStreamConfig, JetStreamStats, JetStreamVarz, Meta};
     use super::*;
+    use crate::monitor::{JetStreamConfig, JetStreamStats, JetStreamVarz, Meta};
 
     #[test]
     fn nothing_is_wrong_with_a_mesh_that_is_set_up_well() {
