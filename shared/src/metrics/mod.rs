@@ -30,6 +30,14 @@ pub struct Family {
     pub help: &'static str,
 }
 
+impl Family {
+    /// Its row in the table of `docs/metrics.md`.
+    pub fn row(&self) -> String {
+        let labels: Vec<String> = self.labels.iter().map(|label| format!("`{label}`")).collect();
+        format!("| `{}` | {} | {} | {} |", self.name, self.measures.as_str(), labels.join(", "), self.help)
+    }
+}
+
 /// How the numbers of a family behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measures {

@@ -51,6 +51,16 @@ mod tests {
     use crate::metrics::Format;
 
     #[test]
+    fn the_documentation_says_of_each_what_is_said_here() {
+        let docs = include_str!("../../../docs/metrics.md");
+        let section = docs.split("\n## ").find_map(|section| section.strip_prefix("Of each process\n")).unwrap();
+
+        let documented: Vec<&str> = section.lines().filter(|line| line.starts_with("| `")).collect();
+
+        assert_eq!(documented, ALL.map(Family::row));
+    }
+
+    #[test]
     fn this_process_has_all_that_is_said_of_one() {
         let mut samples = Exposition::default();
         add(&mut samples);
