@@ -17,6 +17,8 @@ pub struct Config {
     pub streams: store::Config,
     /// How webhooks are sent, and where they may be.
     pub webhooks: hooks::Config,
+    /// What Prometheus is told.
+    pub metrics: crate::metrics::Config,
     /// When an agent counts as silent, and as lost.
     pub liveness: scheduler::Liveness,
     /// How agents are compared, and what may be promised of them.

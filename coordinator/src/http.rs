@@ -29,6 +29,7 @@ use tokio::sync::watch;
 
 use crate::api::Services;
 use crate::dashboard::Filled;
+use crate::metrics::{self, Metrics};
 use crate::{dashboard, hooks, live, logs};
 use guard::Guard;
 use problem::Problem;
@@ -44,6 +45,7 @@ pub use crate::api::Role;
 #[derive(Debug)]
 pub struct Server {
     services: Services,
+    metrics: Metrics,
     config: Config,
     /// Where the settings come from, to be read again when they change.
     config_file: Option<PathBuf>,
@@ -52,9 +54,14 @@ pub struct Server {
 
 impl Server {
     /// A server with these settings, whose certificate is read.
-    pub fn new(services: Services, config: Config, config_file: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub fn new(
+        services: Services,
+        config: Config,
+        config_file: Option<PathBuf>,
+        metrics: Metrics,
+    ) -> anyhow::Result<Self> {
         let certificate = tls::Certificate::load(&config)?;
-        Ok(Self { services, config, config_file, certificate })
+        Ok(Self { services, metrics, config, config_file, certificate })
     }
 
     /// Serves until the process ends.
@@ -97,6 +104,7 @@ impl Server {
             .merge(logs)
             .merge(hooks::router(hooks))
             .merge(live::router(hub))
+            .merge(metrics::router(self.metrics.clone()))
             .layer(DefaultBodyLimit::max(limit.max(1 << 20)))
             .fallback(problem::no_such_path)
             .method_not_allowed_fallback(problem::no_such_method)

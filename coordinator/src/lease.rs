@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use crate::store::Store;
+use crate::store::{Call, Store};
 
 /// How long the lease lasts without being renewed; longer than a broker's election (4–9 s). However it was lost, by then
 /// its former holder leads no more.
@@ -238,7 +238,7 @@ impl Contender {
             PublishMessage::build().payload(holder.into()).expected_last_subject_sequence(revision).ttl(LIFETIME);
         let subject = format!("$KV.{}.{KEY}", self.subjects.lease_bucket());
         let ack = self.store.jetstream().send_publish(subject, message).await.ok()?.await;
-        let written = ack.map(|ack| Held { revision: ack.sequence, until });
+        let written = self.store.calls().note(Call::Lease, ack).map(|ack| Held { revision: ack.sequence, until });
         written.map_err(|error| debug!(%error, "the lease was not written")).ok()
     }
 

@@ -4,8 +4,9 @@
 //! leads, [`auth`] makes the users of a NATS server. [`api`] and [`http`] answer questions, [`dead`] those about dead
 //! letters, `logs` those about what tasks write; `live` tells events as they happen, [`hooks`] sends them to URLs and turns
 //! requests into tasks; [`scale`] sees to it that there are as many agents as there should be, and [`actuator`] starts and
-//! ends them; [`alerts`] says what is not as it should be; [`cli`] is the command line, [`local`] runs whole meshes on one
-//! machine for `dev`, `bench` and the tests, and `conformance` checks agents of any make; [`dashboard`] makes the web pages.
+//! ends them; [`metrics`] tells Prometheus, [`alerts`] says what is not as it should be; [`cli`] is the command line,
+//! [`local`] runs whole meshes on one machine for `dev`, `bench` and the tests, and `conformance` checks agents of any make;
+//! [`dashboard`] makes the web pages.
 
 pub mod actuator;
 pub mod alerts;
@@ -24,6 +25,7 @@ pub mod lease;
 mod live;
 pub mod local;
 mod logs;
+pub mod metrics;
 mod monitor;
 pub mod node;
 mod problem;

@@ -6,10 +6,13 @@
 
 mod alerts;
 mod browse;
+mod calls;
+mod contents;
 mod events;
 mod read;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
@@ -25,6 +28,11 @@ use shared::{Epoch, Kind, TaskId};
 pub(crate) use browse::Fill;
 
 pub(crate) use events::HOOK_ACK_WAIT;
+
+pub use calls::{Call, Calls};
+#[cfg(test)]
+pub(crate) use contents::Queued;
+pub(crate) use contents::{Contents, Queues};
 
 /// Oldest server that has what the mesh needs: per-message TTL, schedules, atomic batches.
 const MINIMUM_SERVER: (i64, i64, i64) = (2, 12, 0);
@@ -114,6 +122,7 @@ pub struct Store {
     nats: async_nats::Client,
     subjects: Subjects,
     config: Config,
+    calls: Arc<Calls>,
 }
 
 /// What a look at a stored message found.
@@ -135,7 +144,12 @@ impl Store {
     /// The store of a mesh over a connection.
     pub fn new(nats: async_nats::Client, subjects: Subjects, config: Config) -> Self {
         let jetstream = jetstream::ContextBuilder::new().timeout(Duration::from_secs(5)).build(nats.clone());
-        Self { jetstream, nats, subjects, config }
+        Self { jetstream, nats, subjects, config, calls: Arc::default() }
+    }
+
+    /// What JetStream is asked for through this store and its clones.
+    pub fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// Makes the streams, or checks those that are there.
@@ -291,7 +305,7 @@ impl Store {
     /// Removes one consumer of the task stream; that it is not there is fine.
     pub async fn remove_lane(&self, name: &str) -> Result<(), StoreError> {
         use async_nats::jetstream::stream::ConsumerErrorKind;
-        match self.tasks().await?.delete_consumer(name).await {
+        match self.calls.note(Call::Lane, self.tasks().await?.delete_consumer(name).await) {
             Ok(_) => Ok(()),
             Err(e) if matches!(e.kind(), ConsumerErrorKind::JetStream(ref e) if e.error_code().0 == CONSUMER_NOT_FOUND) => {
                 Ok(())
@@ -316,7 +330,7 @@ impl Store {
             memory_storage: true,
             ..Default::default()
         };
-        let created = self.tasks().await?.create_consumer(config).await;
+        let created = self.calls.note(Call::Lane, self.tasks().await?.create_consumer(config).await);
         created.map(drop).map_err(refused(format!("create consumer `{name}`")))
     }
 
@@ -354,20 +368,20 @@ impl Store {
     /// The result of a task, if it is recorded.
     pub async fn result(&self, id: &TaskId) -> Result<Option<Stored>, StoreError> {
         let stream = self.get(self.subjects.results_stream()).await?;
-        found(stream.direct_get_last_for_subject(self.subjects.result(id)).await)
+        self.found(stream.direct_get_last_for_subject(self.subjects.result(id)).await)
     }
 
     /// A queued task by its sequence, if it is still there.
     pub async fn queued(&self, sequence: u64) -> Result<Option<Stored>, StoreError> {
-        found(self.tasks().await?.direct_get(sequence).await)
+        self.found(self.tasks().await?.direct_get(sequence).await)
     }
 
     /// A queued task by its id, if it is there: the id stands in its subject, or is its sequence.
     pub async fn queued_by_id(&self, id: &TaskId) -> Result<Option<Stored>, StoreError> {
         let stream = self.tasks().await?;
-        let by_subject = found(stream.direct_get_last_for_subject(self.subjects.tasks_with_id(id)).await)?;
+        let by_subject = self.found(stream.direct_get_last_for_subject(self.subjects.tasks_with_id(id)).await)?;
         match (by_subject, id.as_str().parse()) {
-            (None, Ok(sequence)) => found(stream.direct_get(sequence).await),
+            (None, Ok(sequence)) => self.found(stream.direct_get(sequence).await),
             (by_subject, _) => Ok(by_subject),
         }
     }
@@ -393,12 +407,12 @@ impl Store {
 
     /// A queued message by its exact subject.
     pub async fn queued_by_subject(&self, subject: &str) -> Result<Option<Stored>, StoreError> {
-        found(self.tasks().await?.direct_get_last_for_subject(subject).await)
+        self.found(self.tasks().await?.direct_get_last_for_subject(subject).await)
     }
 
     /// How many messages the task stream holds, and the sequence of the last.
     pub async fn task_count(&self) -> Result<(u64, u64), StoreError> {
-        let stream = self.jetstream.get_stream(self.subjects.tasks_stream()).await;
+        let stream = self.calls.note(Call::Count, self.jetstream.get_stream(self.subjects.tasks_stream()).await);
         let state = stream.map_err(refused("read the state of the task stream"))?.cached_info().state.clone();
         Ok((state.messages, state.last_sequence))
     }
@@ -449,7 +463,8 @@ impl Store {
     ) -> Result<Vec<(String, usize)>, StoreError> {
         use futures_util::StreamExt as _;
         let stream = self.get(stream).await?;
-        let subjects = stream.info_with_subjects(filter).await.map_err(refused("count subjects"))?;
+        let subjects = self.calls.note(Call::Count, stream.info_with_subjects(filter).await);
+        let subjects = subjects.map_err(refused("count subjects"))?;
         subjects.take(limit).try_collect().await.map_err(refused("count subjects"))
     }
 
@@ -544,7 +559,7 @@ impl Store {
 
     async fn look_among_dead(&self, question: serde_json::Value) -> Result<Option<Stored>, StoreError> {
         let subject = format!("$JS.API.DIRECT.GET.{}", self.subjects.dead_stream());
-        let answer = self.nats.request(subject, question.to_string().into()).await;
+        let answer = self.calls.note(Call::Read, self.nats.request(subject, question.to_string().into()).await);
         let answer = answer.map_err(refused("read a dead letter"))?;
         match answer.status {
             None => {
@@ -557,6 +572,18 @@ impl Store {
                 Err(refused("read a dead letter")(said))
             }
         }
+    }
+
+    fn found(
+        &self,
+        got: Result<jetstream::message::StreamMessage, stream::DirectGetError>,
+    ) -> Result<Option<Stored>, StoreError> {
+        let found = match got {
+            Ok(message) => Ok(Some(message.into())),
+            Err(e) if e.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(e) => Err(refused("read a stored message")(e)),
+        };
+        self.calls.note(Call::Read, found)
     }
 
     async fn tasks(&self) -> Result<stream::Stream<()>, StoreError> {
@@ -586,14 +613,6 @@ impl From<jetstream::message::StreamMessage> for Stored {
             body: message.payload,
             stored: Duration::from_nanos(u64::try_from(message.time.unix_timestamp_nanos()).unwrap_or_default()),
         }
-    }
-}
-
-fn found(got: Result<jetstream::message::StreamMessage, stream::DirectGetError>) -> Result<Option<Stored>, StoreError> {
-    match got {
-        Ok(message) => Ok(Some(message.into())),
-        Err(e) if e.kind() == DirectGetErrorKind::NotFound => Ok(None),
-        Err(e) => Err(refused("read a stored message")(e)),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::config::{Config, ConfigError};
 use crate::hooks::Hooks;
 use crate::http::Server;
 use crate::lease::Contender;
+use crate::metrics::Metrics;
 use crate::node::{Handle, Node, Parts};
 use crate::scale;
 use crate::store::Store;
@@ -46,6 +47,10 @@ pub struct Args {
     /// Copies of every stream: 3 on a cluster of brokers [default: 1].
     #[arg(long, env = "HIVE_REPLICAS", value_name = "N")]
     pub replicas: Option<usize>,
+    /// Address of a NATS server's monitoring (its `http` setting), such as http://127.0.0.1:8222, for what the metrics tell
+    /// of it; of several servers, separated by commas.
+    #[arg(long, value_name = "URL", env = "NATS_MONITOR", value_delimiter = ',')]
+    pub monitor: Vec<String>,
     /// How the log is written.
     #[arg(long, env = "HIVE_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
@@ -112,6 +117,9 @@ fn load(args: &Args) -> Result<Config, ConfigError> {
     if let Some(replicas) = args.replicas {
         config.streams.replicas = replicas;
     }
+    if !args.monitor.is_empty() {
+        config.metrics.monitor.clone_from(&args.monitor);
+    }
     Ok(config)
 }
 
@@ -151,11 +159,12 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
         alerting,
     });
     let client = Client::new(nats.clone(), connection.mesh.clone());
+    let metrics = Metrics::new(handle.clone(), store.clone(), nats.clone(), counters.clone(), config.metrics);
     let hooks = Hooks::new(handle.clone(), store.clone(), client.clone(), config.webhooks.clone())?;
     hooks.start()?;
     let services = Services::new(handle.clone(), store.clone(), client, &instance, counters, hooks);
     node.answer_with(services.clone());
-    serve_aside(Server::new(services, config.http.clone(), args.config.clone())?, listener)?;
+    serve_aside(Server::new(services, config.http.clone(), args.config.clone(), metrics.clone())?, listener)?;
     info!(mesh = %connection.mesh, nats = connection.url_without_secrets(), http = %address, "coordinator started");
     let manager = scale::Manager::new(scale::Parts {
         handle: handle.clone(),

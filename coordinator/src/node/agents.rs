@@ -29,6 +29,7 @@ impl Node {
         if let Some(format) = format_of(&message) {
             self.formats.insert(agent.clone(), format);
         }
+        self.counts.heard(verb);
         let told = match verb {
             AgentVerb::Done => return self.on_done(agent, message),
             AgentVerb::Beat => self.decode::<Beat>(&agent, &message).map(|beat| Event::AgentBeat(agent.clone(), beat)),

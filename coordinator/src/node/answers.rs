@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::Node;
 use super::envelope::{Stage, is_dead};
-use crate::store::Recorded;
+use crate::store::{Call, Recorded};
 
 /// What a question was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,30 @@ impl Topic {
             Topic::Canary => "canary",
         }
     }
+
+    /// What JetStream was asked for, if it was JetStream.
+    const fn call(self) -> Option<Call> {
+        match self {
+            Topic::LookUp | Topic::Confirm => Some(Call::LookUp),
+            Topic::Record => Some(Call::Record),
+            Topic::Bury => Some(Call::Bury),
+            Topic::Ack => Some(Call::Acknowledge),
+            Topic::Remove => Some(Call::Remove),
+            Topic::Remember => Some(Call::Remember),
+            Topic::Forget => Some(Call::Forget),
+            // A pull is counted when it is sent: it ends by being served, or when its time is over.
+            Topic::Pull | Topic::Run | Topic::Probe | Topic::Canary => None,
+        }
+    }
+
+    /// Whether an answer of this status is none that helps. What was to be stored says so in its body.
+    fn has_failed(self, status: Option<StatusCode>) -> bool {
+        match self {
+            Topic::Record | Topic::Bury | Topic::Remember => false,
+            Topic::LookUp => status.is_some_and(|status| status != StatusCode::NOT_FOUND),
+            _ => status.is_some(),
+        }
+    }
 }
 
 impl Node {
@@ -102,12 +126,21 @@ impl Node {
         let Some((token, about)) = rest.split_once('.') else { return };
         let Some(topic) = Topic::ALL.into_iter().find(|topic| topic.token() == token) else { return };
         let sequence = || about.parse().map(Sequence);
+        if let Some(call) = topic.call() {
+            self.store.calls().ended(call);
+            if topic.has_failed(message.status) {
+                self.store.calls().failed(call);
+            }
+        }
         match topic {
             Topic::Pull => self.on_pull_ended(about, message.status),
             Topic::Run => self.on_agent_unreachable(about, message.status),
             Topic::Probe => self.on_probe_answer(about, &message),
             Topic::Canary => self.tell_scheduler(Event::CanaryHeard),
-            Topic::Remember => self.on_remembered(about, Recorded::parse(message.status, &message.payload)),
+            Topic::Remember => {
+                let recorded = self.stored(Call::Remember, &message);
+                self.on_remembered(about, recorded);
+            }
             // What stays because this failed is removed by its age.
             Topic::Forget => {}
             Topic::LookUp => {
@@ -122,7 +155,8 @@ impl Node {
             }
             Topic::Record => {
                 if let Ok(sequence) = sequence() {
-                    self.on_recorded(sequence, Recorded::parse(message.status, &message.payload)).await;
+                    let recorded = self.stored(Call::Record, &message);
+                    self.on_recorded(sequence, recorded).await;
                 }
             }
             Topic::Batch => {
@@ -132,7 +166,8 @@ impl Node {
             }
             Topic::Bury => {
                 if let Ok(sequence) = sequence() {
-                    self.on_buried(sequence, Recorded::parse(message.status, &message.payload)).await;
+                    let recorded = self.stored(Call::Bury, &message);
+                    self.on_buried(sequence, recorded).await;
                 }
             }
             Topic::Ack => {
@@ -148,6 +183,15 @@ impl Node {
         }
     }
 
+    /// What the broker said to something that was to be stored.
+    fn stored(&self, call: Call, message: &Message) -> Recorded {
+        let recorded = Recorded::parse(message.status, &message.payload);
+        if recorded == Recorded::Unknown {
+            self.store.calls().failed(call);
+        }
+        recorded
+    }
+
     fn on_pull_ended(&mut self, about: &str, status: Option<StatusCode>) {
         let Some(reign) = &mut self.reign else { return };
         let Some((lane, id)) = about.rsplit_once('.') else { return };
@@ -155,6 +199,7 @@ impl Node {
             reign.lanes.pull_ended(lane, id);
         }
         if status == Some(StatusCode::NO_RESPONDERS) {
+            self.store.calls().failed(Call::Pull);
             reign.lanes.vanished(lane);
         }
     }

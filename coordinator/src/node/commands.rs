@@ -1,8 +1,9 @@
 //! What the rest of the process asks of the coordinator's loop, and what its helpers report to it.
 
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
-use scheduler::{Event, History, Scheduler, Sequence, Timestamp};
+use scheduler::{Event, Figures, History, Scheduler, Sequence, Timestamp};
 use shared::api::logs::TaskProgress;
 use shared::api::{self, Refusal};
 use shared::message::{AttemptRef, Follow};
@@ -11,6 +12,8 @@ use shared::{AgentId, Epoch, Kind, TaskId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Node;
+use super::lanes::LaneFigures;
+use crate::metrics::Counts;
 use crate::store::{Store, Stored};
 use crate::{alerts, scale};
 
@@ -21,6 +24,8 @@ type Look = Box<dyn FnOnce(&Scheduler, Timestamp) + Send>;
 pub enum Command {
     /// Let somebody look at the scheduler.
     Look(Look),
+    /// Say how much there is of everything, and what has been counted.
+    Read(oneshot::Sender<Box<Reading>>),
     /// A lane's consumer is there.
     LaneReady(String),
     /// A message was read from the stream that no lane delivers.
@@ -60,6 +65,7 @@ impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Command::Look(_) => "Look",
+            Command::Read(_) => "Read",
             Command::LaneReady(_) => "LaneReady",
             Command::TakeIn(_) => "TakeIn",
             Command::Confirm(..) => "Confirm",
@@ -84,6 +90,8 @@ impl Node {
     pub(super) async fn on_command(&mut self, command: Command) -> ControlFlow<()> {
         match command {
             Command::Look(look) => look(&self.scheduler, self.clock.now()),
+            // Who asked may have given up.
+            Command::Read(answer) => drop(answer.send(Box::new(self.read()))),
             Command::LaneReady(name) => {
                 if let Some(reign) = &mut self.reign {
                     reign.lanes.ready(&name);
@@ -152,6 +160,16 @@ impl Node {
         self.tell_scheduler(Event::TaskCancelled(sequence));
     }
 
+    /// How much there is of everything, and what has been counted.
+    fn read(&self) -> Reading {
+        Reading {
+            figures: self.scheduler.figures(self.clock.now()),
+            counts: self.counts.clone(),
+            lanes: self.reign.as_ref().map(|reign| reign.lanes.figures()).unwrap_or_default(),
+            lease: self.reign.as_ref().map(|reign| reign.lease_until.saturating_duration_since(Instant::now())),
+        }
+    }
+
     fn on_results_known(&mut self, epoch: Epoch, ids: &[TaskId], last: u64) {
         if let Some(reign) = &mut self.reign
             && self.scheduler.epoch() == Some(epoch)
@@ -161,6 +179,16 @@ impl Node {
             reign.known_complete = true;
         }
     }
+}
+
+/// What the loop says of itself in numbers.
+#[derive(Debug)]
+pub struct Reading {
+    pub(crate) figures: Figures,
+    pub(crate) counts: Counts,
+    pub(crate) lanes: LaneFigures,
+    /// For how long the lease is still ours, if it is.
+    pub(crate) lease: Option<Duration>,
 }
 
 /// Reaches the coordinator's loop from elsewhere in the process.
@@ -199,6 +227,13 @@ impl Handle {
         let look: Look = Box::new(move |scheduler, now| drop(send.send(look(scheduler, now))));
         self.send(Command::Look(look)).await?;
         receive.await.map_err(|_| stopping())
+    }
+
+    /// How much there is of everything, and what has been counted.
+    pub(crate) async fn read(&self) -> Result<Box<Reading>, Refusal> {
+        let (answer, reading) = oneshot::channel();
+        self.send(Command::Read(answer)).await?;
+        reading.await.map_err(|_| stopping())
     }
 
     /// A task, wherever it is: at the coordinator, in the stream, or among the results.

@@ -12,6 +12,7 @@ use shared::{Kind, TaskId, header, quantity};
 
 use super::lanes::LaneKey;
 use super::traces::Traced;
+use crate::store::Call;
 
 /// A message of the task stream, from its delivery to its removal.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Envelope {
     pub(crate) body: Bytes,
     /// When the broker accepted it.
     pub(crate) accepted: Timestamp,
+    /// When it came, until it was first given to an agent.
+    pub(crate) arrived: Option<Instant>,
     /// Where it is acknowledged; empty if it was fetched by its sequence.
     pub(crate) ack: Subject,
     pub(crate) reply_to: Option<CompactString>,
@@ -56,6 +59,19 @@ pub(crate) enum Stage {
     Burying,
     /// It is being acknowledged.
     Removing,
+}
+
+impl Stage {
+    /// What JetStream is asked for at it.
+    pub(crate) const fn call(self) -> Option<Call> {
+        match self {
+            Stage::LookingUp => Some(Call::LookUp),
+            Stage::Held => None,
+            Stage::Recording => Some(Call::Record),
+            Stage::Burying => Some(Call::Bury),
+            Stage::Removing => Some(Call::Acknowledge),
+        }
+    }
 }
 
 impl Envelope {

@@ -93,6 +93,17 @@ pub(crate) struct Lanes {
     jobs: mpsc::UnboundedSender<Job>,
 }
 
+/// How many lanes there are, and what they keep at hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LaneFigures {
+    /// Lanes that kinds share.
+    pub(crate) shared: u64,
+    /// Lanes that kinds have for themselves.
+    pub(crate) own: u64,
+    /// Tasks that they have delivered and that no agent has been given yet.
+    pub(crate) waiting: u64,
+}
+
 /// Something the keeper is to do, in order.
 #[derive(Debug)]
 pub(crate) enum Job {
@@ -145,6 +156,16 @@ impl Lanes {
     /// The kinds whose tasks are fetched.
     pub(crate) fn kinds(&self) -> &BTreeSet<Kind> {
         &self.kinds
+    }
+
+    /// How many there are, and what they keep at hand.
+    pub(crate) fn figures(&self) -> LaneFigures {
+        let lanes = || self.lanes.iter().flatten();
+        LaneFigures {
+            shared: (lanes().count() - self.own_lanes) as u64,
+            own: self.own_lanes as u64,
+            waiting: lanes().map(|lane| lane.waiting as u64).sum(),
+        }
     }
 
     /// How many tasks it makes sense to keep at hand, given how many attempts the agents can hold.

@@ -38,10 +38,11 @@ use shared::{AgentId, Epoch, Kind};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-pub use commands::{Command, Handle};
+pub use commands::{Command, Handle, Reading};
 pub(crate) use commands::{queued_task, settled_task, unavailable};
 
 use crate::api::Services;
+use crate::metrics::Counts;
 use crate::store::Store;
 use crate::{alerts, lease, scale};
 use envelope::{Envelope, Stage};
@@ -123,6 +124,7 @@ pub struct Node {
     own_commands: mpsc::Sender<Command>,
     scaling: mpsc::UnboundedSender<scale::Ask>,
     alerting: mpsc::UnboundedSender<alerts::Ask>,
+    counts: Counts,
     disconnects_seen: u64,
     next_maintenance: Instant,
     next_canary: Instant,
@@ -232,6 +234,7 @@ impl Node {
             own_commands,
             scaling,
             alerting,
+            counts: Counts::default(),
             next_maintenance: Instant::now(),
             next_canary: Instant::now(),
             reign: None,
@@ -333,6 +336,7 @@ impl Node {
         match action {
             Action::Dispatch(dispatch) => {
                 self.confirm_before(&dispatch).await;
+                self.count_start(&dispatch);
                 self.dispatch(dispatch).await;
             }
             Action::Repeat(dispatch) => self.dispatch(dispatch).await,
@@ -473,6 +477,7 @@ impl Node {
         self.survey();
         self.learn_results();
         self.publish_status();
+        self.counts.make_room(Instant::now());
     }
 
     /// A coordinator that stands by is as ready as one that leads.
@@ -522,8 +527,9 @@ impl Node {
     }
 
     /// Tells whoever listens, and the log.
-    async fn tell(&self, notice: Notice) {
+    async fn tell(&mut self, notice: Notice) {
         let Notice { topic, what, agent, task, detail } = notice;
+        self.counts.told(topic, what, task.as_ref().map(|(_, kind, _)| kind));
         let (task, kind, attempt) = match task {
             Some((id, kind, attempt)) => (Some(id.to_string()), Some(kind.to_string()), Some(attempt)),
             None => (None, None, None),

@@ -39,6 +39,7 @@ impl Node {
         let Some(reign) = &mut self.reign else { return };
         let sequence = settlement.sequence;
         let Some(envelope) = reign.envelopes.get_mut(&sequence) else { return };
+        self.counts.settled(&settlement, self.clock.now().since(envelope.accepted));
         let discard_result = envelope.discard_result;
         envelope.settlement = Some(Box::new(settlement));
         self.trace_settling(sequence);
@@ -225,6 +226,10 @@ impl Node {
             warn!(count = late.len(), "the broker has not answered in time, asking again");
         }
         for (sequence, stage) in late {
+            if let Some(call) = stage.call() {
+                self.store.calls().ended(call);
+                self.store.calls().failed(call);
+            }
             match stage {
                 Stage::LookingUp => self.look_up(sequence).await,
                 Stage::Recording => self.send_record_alone(sequence).await,

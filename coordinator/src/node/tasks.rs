@@ -13,7 +13,7 @@ use super::answers::Topic;
 use super::envelope::{Envelope, Stage};
 use super::lanes::{Moved, PULL_EXPIRES};
 use super::{Clock, Command, Node};
-use crate::store::{Metadata, Stored};
+use crate::store::{Call, Metadata, Stored};
 
 /// Room that the headers of `run`, or of a dead letter, take beside the task's own, at most.
 const HEADER_ROOM: usize = 1024 + header::MAX_ERROR_BYTES;
@@ -101,6 +101,7 @@ impl Node {
             Ok(_) => (Stage::Held, None),
             Err(unreadable) => (Stage::Held, Some(unreadable.clone())),
         };
+        self.counts.delivered(&kind);
         let envelope = Envelope {
             id,
             kind,
@@ -108,6 +109,7 @@ impl Node {
             headers,
             body,
             accepted,
+            arrived: Some(Instant::now()),
             ack,
             reply_to,
             discard_result: options.discard_result,
@@ -234,6 +236,15 @@ impl Node {
         Ok(Delivery { sequence, id, kind, priority, accepted, deadline, options, cancelled: false })
     }
 
+    /// An attempt is given to an agent, and not only once more.
+    pub(super) fn count_start(&mut self, dispatch: &Dispatch) {
+        let envelope = self.reign.as_mut().and_then(|reign| reign.envelopes.get_mut(&dispatch.sequence));
+        if let Some(envelope) = envelope {
+            let waited = envelope.arrived.take().map(|arrived| arrived.elapsed());
+            self.counts.started(&envelope.kind, waited);
+        }
+    }
+
     pub(super) async fn dispatch(&mut self, dispatch: Dispatch) {
         let Some(reign) = &mut self.reign else { return };
         let Some(envelope) = reign.envelopes.get_mut(&dispatch.sequence) else { return };
@@ -264,6 +275,7 @@ impl Node {
     pub(super) async fn pull(&mut self) {
         let Some(reign) = &mut self.reign else { return };
         for order in reign.lanes.pulls(Instant::now()) {
+            self.store.calls().ended(Call::Pull);
             let (subject, body) = self.store.pull(&order.lane, order.batch, PULL_EXPIRES);
             let reply = self.reply_to(Topic::Pull, format_args!("{}.{}", order.lane, order.id));
             self.publish(subject, Some(reply), None, body).await;
