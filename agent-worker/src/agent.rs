@@ -153,7 +153,8 @@ impl Builder {
         self
     }
 
-    /// Says over HTTP on this address whether it is well: 200 if it is, else 503, with the reason in a line.
+    /// Says over HTTP on this address whether it is well: 200 if it is, else 503, with the reason in a line; and at
+    /// `/metrics` what Prometheus is told.
     #[must_use]
     pub fn health(mut self, address: SocketAddr) -> Self {
         self.health = Some(address);

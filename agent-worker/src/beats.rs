@@ -17,6 +17,7 @@ use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::metrics::Told;
 use crate::session::Intervals;
 use crate::usage::Meter;
 
@@ -62,6 +63,8 @@ pub(crate) struct Sender {
     /// The bandwidth that counts as fully used; zero if not known.
     pub(crate) network_bps: u64,
     pub(crate) sequence: Sequence,
+    /// What has been said, for who asks.
+    pub(crate) told: Told,
     /// The session's connection, for as long as there is no other.
     pub(crate) sessions: async_nats::Client,
     /// The thread's own connection, once it has been made.
@@ -116,18 +119,20 @@ impl Sender {
     }
 
     /// Sends by the thread's own connection, or by the session's while that one is being made. What cannot be
-    /// sent now is not sent: kept for later, it would tell of a past that the coordinator takes for now.
-    async fn send(&self, subject: &Subject, message: &impl Serialize) {
+    /// sent now is not sent: kept for later, it would tell of a past that the coordinator takes for now. Whether it was
+    /// sent is returned.
+    async fn send(&self, subject: &Subject, message: &impl Serialize) -> bool {
         let is_connected = |client: &&async_nats::Client| client.connection_state() == State::Connected;
         let Some(client) = self.own.get().filter(is_connected).or(Some(&self.sessions).filter(is_connected)) else {
-            return;
+            return false;
         };
         let publish = client.publish(subject.clone(), Format::MessagePack.encode(message));
         match tokio::time::timeout(ANSWER_PATIENCE, publish).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => warn!(%subject, %error, "a message could not be sent"),
             Err(_) => debug!(%subject, "the connection takes no message at the moment"),
         }
+        false
     }
 
     fn subject(&self, verb: AgentVerb) -> Subject {
@@ -167,7 +172,9 @@ impl Sender {
                 lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
                 answer: last.answer,
             };
-            self.send(&subject, &beat).await;
+            if self.send(&subject, &beat).await {
+                self.told.beat();
+            }
         }
     }
 
@@ -206,7 +213,9 @@ impl Sender {
             });
             let Ok((used, report)) = look.await else { return std::future::pending().await };
             (meter, looked) = (used, Instant::now());
-            self.send(&subject, &report).await;
+            if self.send(&subject, &report).await {
+                self.told.report(&report);
+            }
         }
     }
 }

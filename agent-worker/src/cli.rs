@@ -46,7 +46,8 @@ pub struct Args {
     /// A label that tasks can ask for by `Hive-Needs`; can be repeated.
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
-    /// Where the agent says over HTTP whether it is well, for its `healthcheck` and other probes [default: nowhere].
+    /// Where the agent says over HTTP whether it is well, for its `healthcheck` and other probes, and serves its metrics
+    /// (`/metrics`) [default: nowhere].
     #[arg(long, env = "HIVE_HEALTH", value_name = "ADDR", global = true)]
     pub health: Option<SocketAddr>,
     /// How the log on standard error is written; what it tells is set by HIVE_LOG or RUST_LOG.

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::Epoch;
 use shared::codec::{DecodeError, Format};
-use shared::connect::{ConnectError, Patience, Settings};
+use shared::connect::{ConnectError, Counters, Patience, Settings};
 use shared::header;
 use shared::message::{Beat, Follow, Heard, Pong};
 use shared::subject::{AgentVerb, InboxVerb, Subjects};
@@ -29,6 +30,7 @@ use crate::beats::{self, Beats, Question, Sequence, Snapshot};
 use crate::executor::{Executor, Work};
 use crate::health;
 use crate::logs::Teller;
+use crate::metrics::{Counts, Figures, Told};
 use crate::session::{Action, Ended, Event, Intervals, Key, Session};
 use crate::wire;
 
@@ -104,6 +106,10 @@ pub(crate) struct Connection {
     actions: Vec<Action<Work>>,
     spare: Vec<Action<Work>>,
     left: bool,
+    counts: Counts,
+    told: Told,
+    /// What happens to the client's connection.
+    counters: Arc<Counters>,
 }
 
 impl Connection {
@@ -124,21 +130,22 @@ impl Connection {
         let agent = session.setup().agent.clone();
         let name = format!("agent-{agent}");
         supervisor.status("waiting for a NATS server");
-        let client = tokio::select! {
-            connected = settings.connect(&name, Patience::Endless) => connected?,
+        let (client, counters) = tokio::select! {
+            connected = settings.connect_counted(&name, Patience::Endless) => connected?,
             // Nobody has given it any work yet.
             Some(_) = wishes.recv() => return Ok(Left::Drained),
         };
         supervisor.status("waiting for a coordinator");
         let subjects = Subjects::new(settings.mesh.clone());
         let inbox = client.subscribe(subjects.inbox_all(&agent)).await?;
-        let sequence = Sequence::default();
+        let (sequence, told) = (Sequence::default(), Told::default());
         let sender = beats::Sender {
             settings,
             agent: agent.clone(),
             incarnation: session.setup().incarnation,
             network_bps: session.setup().capacity.network_bps,
             sequence: sequence.clone(),
+            told: told.clone(),
             sessions: client.clone(),
             own: Default::default(),
         };
@@ -151,6 +158,9 @@ impl Connection {
             done_subject: subjects.agent(&agent, AgentVerb::Done).into(),
             client,
             subjects,
+            counts: Counts::new(&session.setup().kinds),
+            told,
+            counters,
             session,
             executor,
             beats: Some(beats),
@@ -190,7 +200,9 @@ impl Connection {
                 }
                 _ = ended.recv_many(&mut ends, BATCH) => {
                     for (key, ended) in ends.drain(..) {
-                        self.executor.forget(key);
+                        if let Some(kind) = self.executor.forget(key) {
+                            self.counts.ended(&kind, &ended);
+                        }
                         self.apply(Event::HandlerEnded { key, ended }).await;
                     }
                 }
@@ -201,7 +213,7 @@ impl Connection {
                 }
                 Some(question) = health.recv() => {
                     // Who asked may have gone.
-                    let _ = question.send(self.health());
+                    question.answer(|| self.health(), || self.figures());
                 }
                 () = sleep_until(deadline) => self.apply(Event::DeadlineReached).await,
                 _ = reconnect_check.tick() => {
@@ -296,6 +308,24 @@ impl Connection {
         }
     }
 
+    fn figures(&self) -> Figures {
+        let setup = self.session.setup();
+        Figures {
+            is_connected: self.is_connected(),
+            epoch: self.welcomed.map(|epoch| epoch.0),
+            draining: self.session.draining(),
+            slots: setup.slots,
+            taken: self.session.occupied_slots(),
+            queue: setup.queue,
+            queued: self.session.queued(),
+            capacity: setup.capacity,
+            counts: self.counts.clone(),
+            told: self.told.clone(),
+            connects: self.client.statistics().connects.load(Ordering::Relaxed),
+            connection: self.counters.clone(),
+        }
+    }
+
     fn beat(&mut self) -> Beat {
         let Snapshot { sequence, answer, holds, draining } = self.snapshot();
         Beat { incarnation: self.session.setup().incarnation, sequence, holds, draining, lag_ms: 0, answer }
@@ -353,7 +383,9 @@ impl Connection {
     async fn carry_out(&mut self, action: Action<Work>) {
         match action {
             Action::Start { key, order, work } => {
-                if let Some(ended) = self.executor.start(key, order, work) {
+                self.counts.started(&order.kind);
+                if let Some(ended) = self.executor.start(key, order.clone(), work) {
+                    self.counts.ended(&order.kind, &ended);
                     self.tell(Event::HandlerEnded { key, ended });
                 }
             }

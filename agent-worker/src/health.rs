@@ -1,5 +1,5 @@
 //! Says over HTTP whether the agent is well, to who asks on its host: `agent-worker healthcheck`, or the probe of
-//! whatever runs it.
+//! whatever runs it. Whoever asks for `/metrics` gets these.
 //!
 //! Every question is passed on to the loop that the agent is, and answered by that. So a loop that hangs is not well,
 //! and nothing is remembered that could have become untrue.
@@ -9,10 +9,13 @@ use std::io;
 use std::time::Duration;
 
 use shared::Epoch;
+use shared::metrics::Format;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
+
+use crate::metrics::{self, Figures};
 
 /// How long who asks may take to do so.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(1);
@@ -57,7 +60,23 @@ impl fmt::Display for State {
 }
 
 /// Somebody wants to know.
-pub(crate) type Question = oneshot::Sender<State>;
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// How it is.
+    Health(oneshot::Sender<State>),
+    /// The same in numbers, and what has been counted.
+    Figures(oneshot::Sender<Box<Figures>>),
+}
+
+impl Question {
+    /// Answers with one of these. Who asked may have gone.
+    pub(crate) fn answer(self, state: impl FnOnce() -> State, figures: impl FnOnce() -> Figures) {
+        match self {
+            Question::Health(answer) => drop(answer.send(state())),
+            Question::Figures(answer) => drop(answer.send(Box::new(figures()))),
+        }
+    }
+}
 
 /// Answers on this address until the agent has left. What comes out is for the loop to answer.
 pub(crate) fn serve(listener: TcpListener) -> mpsc::Receiver<Question> {
@@ -92,14 +111,19 @@ async fn answer(mut stream: TcpStream, ask: mpsc::Sender<Question>) {
 }
 
 async fn converse(stream: &mut TcpStream, ask: &mpsc::Sender<Question>) -> io::Result<()> {
-    tokio::time::timeout(REQUEST_PATIENCE, read_request(stream)).await??;
-    let state = tokio::time::timeout(ANSWER_PATIENCE, look(ask)).await.ok().flatten();
-    stream.write_all(response(state).as_bytes()).await?;
+    let request = tokio::time::timeout(REQUEST_PATIENCE, read_request(stream)).await??;
+    let answer = if wants_metrics(&request) {
+        let figures = tokio::time::timeout(ANSWER_PATIENCE, look(ask, Question::Figures)).await.ok().flatten();
+        exposition(figures.as_deref(), Format::accepted(header(&request, "accept")))
+    } else {
+        response(tokio::time::timeout(ANSWER_PATIENCE, look(ask, Question::Health)).await.ok().flatten())
+    };
+    stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await
 }
 
-/// What is asked for does not matter: there is one answer.
-async fn read_request(stream: &mut TcpStream) -> io::Result<()> {
+/// The head of a request. Of its path only `/metrics` matters: to every other there is the same answer.
+async fn read_request(stream: &mut TcpStream) -> io::Result<String> {
     let mut request = Vec::new();
     let mut part = [0; 1024];
     while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < 16 * part.len() {
@@ -109,12 +133,23 @@ async fn read_request(stream: &mut TcpStream) -> io::Result<()> {
         }
         request.extend_from_slice(&part[..length]);
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&request).into_owned())
 }
 
-async fn look(ask: &mpsc::Sender<Question>) -> Option<State> {
-    let (question, answer) = oneshot::channel();
-    ask.send(question).await.ok()?;
+fn wants_metrics(request: &str) -> bool {
+    let target = request.split_whitespace().nth(1).unwrap_or_default();
+    target.split('?').next() == Some("/metrics")
+}
+
+/// A header of a request, whose name is given in small letters.
+fn header<'a>(request: &'a str, name: &str) -> Option<&'a str> {
+    let mut headers = request.lines().skip(1).filter_map(|line| line.split_once(':'));
+    headers.find(|(named, _)| named.trim().eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+}
+
+async fn look<T>(ask: &mpsc::Sender<Question>, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
+    let (send, answer) = oneshot::channel();
+    ask.send(question(send)).await.ok()?;
     answer.await.ok()
 }
 
@@ -125,9 +160,18 @@ fn response(state: Option<State>) -> String {
         Some(state) => state.to_string(),
         None => "it does not get to answer: it waits for the NATS server still, or hangs".to_owned(),
     };
-    let length = said.len() + 1;
+    http(status, "text/plain", &format!("{said}\n"))
+}
+
+/// A loop that hangs has no figures, and is scraped all the same: that its process is there is worth to be known.
+fn exposition(figures: Option<&Figures>, format: Format) -> String {
+    http("200 OK", format.content_type(), &metrics::samples(figures).write(format))
+}
+
+fn http(status: &str, content_type: &str, body: &str) -> String {
+    let length = body.len();
     format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{said}\n"
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     )
 }
 
@@ -154,6 +198,18 @@ mod tests {
         assert!(matches!(asked(None).await, Err(Unwell::Says { status: 503, .. })));
     }
 
+    #[test]
+    fn who_asks_for_metrics_gets_them_in_a_format_that_it_takes() {
+        let request = "GET /metrics?a=b HTTP/1.1\r\nHost: x\r\nACCEPT: application/openmetrics-text\r\n\r\n";
+
+        assert!(wants_metrics(request) && !wants_metrics("GET / HTTP/1.0\r\n\r\n"));
+        assert_eq!(header(request, "accept"), Some("application/openmetrics-text"));
+        let answer = exposition(None, Format::OpenMetrics);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("openmetrics-text; version=1.0.0") && body.ends_with("# EOF\n"), "{answer}");
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
+    }
+
     /// What who asks is told by a loop in this state, or by one that does nothing.
     async fn asked(state: Option<State>) -> Result<String, Unwell> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -163,7 +219,7 @@ mod tests {
             let mut unanswered = Vec::new();
             while let Some(question) = questions.recv().await {
                 match state {
-                    Some(state) => question.send(state).unwrap(),
+                    Some(state) => question.answer(|| state, || unreachable!("nobody asks for figures")),
                     None => unanswered.push(question),
                 }
             }

@@ -29,6 +29,7 @@ pub mod connection;
 pub mod executor;
 mod health;
 mod logs;
+mod metrics;
 pub mod session;
 mod usage;
 pub mod watchdog;

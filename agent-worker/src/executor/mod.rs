@@ -133,6 +133,7 @@ impl Failure {
 
 #[derive(Debug)]
 struct Running {
+    kind: Kind,
     stop: watch::Sender<bool>,
     abort: AbortHandle,
 }
@@ -202,7 +203,7 @@ impl Executor {
             enforcement: self.enforcement.clone(),
             log,
         };
-        let (handler, ended) = (handler.clone(), self.ended.clone());
+        let (handler, ended, kind) = (handler.clone(), self.ended.clone(), assignment.order.kind.clone());
         let task = tokio::spawn(async move {
             let started = Instant::now();
             let result = AssertUnwindSafe(handler.run(&mut assignment)).catch_unwind().await;
@@ -214,7 +215,7 @@ impl Executor {
             // Nobody listens any more only when the agent leaves by force.
             let _ = ended.send((key, end));
         });
-        self.running.insert(key, Running { stop, abort: task.abort_handle() });
+        self.running.insert(key, Running { kind, stop, abort: task.abort_handle() });
         None
     }
 
@@ -225,9 +226,9 @@ impl Executor {
         }
     }
 
-    /// Forgets an attempt whose end has come through the channel.
-    pub fn forget(&mut self, key: Key) {
-        self.running.remove(&key);
+    /// Forgets an attempt whose end has come through the channel; its kind, if it was known.
+    pub fn forget(&mut self, key: Key) -> Option<Kind> {
+        self.running.remove(&key).map(|running| running.kind)
     }
 }
 
