@@ -22,6 +22,7 @@ mod isolation;
 mod limits;
 mod logs;
 mod losses;
+mod metrics;
 mod operations;
 mod orphans;
 mod placement;

@@ -17,7 +17,7 @@
 //! [`Mesh`] is the mesh, [`state`] what a test can wait for, [`FakeAgent`] an agent of another make,
 //! [`EventSource`] somebody who follows the events, [`Receiver`] one who gets webhooks,
 //! [`python`] and [`native`] clients of other makes, [`disk`] a disk whose power can be cut and [`power`] what comes of
-//! that, [`docker`] a mesh in containers. Support code panics where a test could only unwrap.
+//! that, [`prometheus`] what reads metrics, [`docker`] a mesh in containers. Support code panics where a test could only unwrap.
 
 pub mod disk;
 pub mod docker;
@@ -26,6 +26,7 @@ pub mod mesh;
 pub mod native;
 pub mod power;
 pub mod program;
+pub mod prometheus;
 pub mod python;
 pub mod receiver;
 pub mod sse;
