@@ -92,7 +92,7 @@ impl Scheduler {
     }
 
     fn kind_figures(&self, now: Timestamp) -> Vec<KindFigures> {
-        let (running, oldest, unmet) = (self.running_by_priority(), self.oldest_waiting(), self.count_unmet());
+        let (running, oldest, unmet) = (self.running_by_priority(), self.oldest_by_kind(), self.unmet_tasks());
         let figures = self.kinds.iter().map(|entry| KindFigures {
             kind: entry.kind.clone(),
             waiting: entry.waiting.map(|count| count as u64),
@@ -114,7 +114,7 @@ impl Scheduler {
     }
 
     /// When the oldest task of each kind was accepted that waits for an agent.
-    fn oldest_waiting(&self) -> FxHashMap<KindKey, Timestamp> {
+    fn oldest_by_kind(&self) -> FxHashMap<KindKey, Timestamp> {
         let mut oldest: FxHashMap<KindKey, Timestamp> = FxHashMap::default();
         for (kind, sequence) in self.lines.first_of_each(|sequence| self.tasks.is_waiting(sequence)) {
             if let Some(task) = self.tasks.get(sequence) {

@@ -202,16 +202,6 @@ impl Scheduler {
         }
     }
 
-    /// How many tasks of each kind wait for an agent that is not there, as far as their demands are remembered.
-    pub(crate) fn count_unmet(&self) -> FxHashMap<KindKey, u64> {
-        let mut counts = FxHashMap::default();
-        for (demand, waiting) in &self.unmet.demands {
-            let at_hand = self.lines.waiting(demand).filter(|sequence| self.tasks.is_waiting(*sequence)).count();
-            *counts.entry(demand.kind).or_default() += waiting.sent_back.count + at_hand as u64;
-        }
-        counts
-    }
-
     /// What waits for an agent that is not there, the oldest first.
     pub(crate) fn show_unmet(&self, now: Timestamp) -> Vec<UnmetDemand> {
         let shown = self.unmet.demands.iter().map(|(demand, waiting)| self.show_one_unmet(demand, waiting, now));

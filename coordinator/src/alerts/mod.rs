@@ -30,7 +30,7 @@ pub(crate) use manager::{Manager, Parts};
 pub use matcher::{BadMatcher, Matcher};
 pub use settings::{Config, OperandConfig, RuleConfig};
 pub(crate) use settings::{problems, rules as rules_of};
-pub(crate) use source::Source;
+pub(crate) use source::{Exposition, Source};
 
 /// Something to be looked up in the book of alerts, or to be done to it; what it returns answers when that is kept.
 pub(crate) type Ask = Box<dyn FnOnce(&mut Book, Timestamp) -> Reply + Send>;

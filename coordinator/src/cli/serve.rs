@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -159,7 +160,7 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
         alerting,
     });
     let client = Client::new(nats.clone(), connection.mesh.clone());
-    let metrics = Metrics::new(handle.clone(), store.clone(), nats.clone(), counters.clone(), config.metrics);
+    let metrics = Metrics::new(handle.clone(), store.clone(), nats.clone(), counters.clone(), config.metrics.clone());
     let hooks = Hooks::new(handle.clone(), store.clone(), client.clone(), config.webhooks.clone())?;
     hooks.start()?;
     let services = Services::new(handle.clone(), store.clone(), client, &instance, counters, hooks);
@@ -173,11 +174,12 @@ async fn start(args: &Args, config: Config, connection: &Settings) -> anyhow::Re
         store: store.clone(),
         pools: config.pools.clone(),
         surroundings: Surroundings::new(connection),
+        metrics: metrics.scaling().clone(),
         asks,
     });
     tokio::spawn(manager.run());
     tokio::spawn(crate::settings::watch(store.clone(), handle.clone()));
-    tokio::spawn(alert_manager(&config, &handle, &store, &subjects, alert_asks)?.run());
+    tokio::spawn(alert_manager(&config, &handle, &store, &subjects, metrics, alert_asks)?.run());
     let (changes, changed) = mpsc::channel(4);
     let (resign, resigned) = oneshot::channel();
     let bucket = store.lease_bucket().await?;
@@ -193,14 +195,19 @@ fn alert_manager(
     handle: &Handle,
     store: &Store,
     subjects: &Subjects,
+    metrics: Metrics,
     asks: mpsc::UnboundedReceiver<alerts::Ask>,
 ) -> anyhow::Result<alerts::Manager> {
     let rules = alerts::rules_of(&config.alerts).map_err(|problems| anyhow::anyhow!(problems.join("; ")))?;
+    let exposition: alerts::Exposition = Arc::new(move || {
+        let metrics = metrics.clone();
+        Box::pin(async move { metrics.exposition().await })
+    });
     Ok(alerts::Manager::new(alerts::Parts {
         handle: handle.clone(),
         store: store.clone(),
         subjects: subjects.clone(),
-        source: alerts::Source::new(handle.clone(), store.clone(), None),
+        source: alerts::Source::new(handle.clone(), store.clone(), Some(exposition)),
         settings: config.alerting.clone(),
         rules,
         asks,

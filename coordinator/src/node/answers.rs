@@ -85,7 +85,7 @@ impl Topic {
     const fn call(self) -> Option<Call> {
         match self {
             Topic::LookUp | Topic::Confirm => Some(Call::LookUp),
-            Topic::Record => Some(Call::Record),
+            Topic::Record | Topic::Batch => Some(Call::Record),
             Topic::Bury => Some(Call::Bury),
             Topic::Ack => Some(Call::Acknowledge),
             Topic::Remove => Some(Call::Remove),
@@ -99,7 +99,7 @@ impl Topic {
     /// Whether an answer of this status is none that helps. What was to be stored says so in its body.
     fn has_failed(self, status: Option<StatusCode>) -> bool {
         match self {
-            Topic::Record | Topic::Bury | Topic::Remember => false,
+            Topic::Record | Topic::Batch | Topic::Bury | Topic::Remember => false,
             Topic::LookUp => status.is_some_and(|status| status != StatusCode::NOT_FOUND),
             _ => status.is_some(),
         }

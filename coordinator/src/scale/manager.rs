@@ -18,8 +18,9 @@ use super::led::Led;
 use super::settings::Config;
 use super::telling::Teller;
 use super::wishes::{Kept, WishError};
-use super::{Ask, Pools};
+use super::{Ask, Pools, shown};
 use crate::actuator::Surroundings;
+use crate::metrics::Scaling;
 use crate::node::Handle;
 use crate::store::Store;
 
@@ -43,6 +44,8 @@ pub(crate) struct Parts {
     pub(crate) pools: BTreeMap<String, Config>,
     /// What agents that are started are told.
     pub(crate) surroundings: Surroundings,
+    /// What Prometheus is told of pools.
+    pub(crate) metrics: Scaling,
     /// What somebody asks, by the coordinator's loop.
     pub(crate) asks: mpsc::UnboundedReceiver<Ask>,
 }
@@ -68,7 +71,7 @@ pub(crate) struct Manager {
 
 impl Manager {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { handle, nats, subjects, store, pools, surroundings, asks } = parts;
+        let Parts { handle, nats, subjects, store, pools, surroundings, metrics, asks } = parts;
         let (epoch, of_hands) = watch::channel(None);
         let (refuse, refused) = mpsc::unbounded_channel();
         let surroundings = Arc::new(surroundings);
@@ -76,7 +79,7 @@ impl Manager {
             reach: Reach { handle: handle.clone(), surroundings, epoch: of_hands, refused: refuse },
             handle,
             store,
-            teller: Teller { nats, subjects: subjects.clone() },
+            teller: Teller { nats, subjects: subjects.clone(), metrics },
             subjects,
             pools: Pools::new(pools),
             census: Census::default(),
@@ -135,6 +138,7 @@ impl Manager {
     }
 
     fn lead(&mut self, epoch: Option<Epoch>) {
+        self.pools.configured().keys().for_each(|name| self.teller.metrics.forget(name));
         self.pools.begin(epoch);
         self.epoch.send_replace(epoch);
     }
@@ -158,6 +162,10 @@ impl Manager {
                 return Ok(());
             }
             self.look_at(name, &load).await?;
+            if let Ok(led) = self.pools.find(name) {
+                let pool = shown::pool(led);
+                self.teller.metrics.sizes(name, pool.wished.unwrap_or(0), pool.present, pool.starting);
+            }
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ use shared::subject::Subjects;
 use shared::{AgentId, Epoch};
 use tracing::{info, warn};
 
+use crate::metrics::{Direction, Effect, Scaling};
+
 /// The first token of what is told.
 const TOPIC: &str = "scaling";
 
@@ -20,11 +22,18 @@ const TOPIC: &str = "scaling";
 pub(crate) struct Teller {
     pub(crate) nats: async_nats::Client,
     pub(crate) subjects: Subjects,
+    /// What Prometheus is told of pools.
+    pub(crate) metrics: Scaling,
 }
 
 impl Teller {
     /// Tells a change of a pool.
     pub(crate) async fn change(&self, epoch: Epoch, change: Change) {
+        if let Some(success) = change.success {
+            let direction = if change.wished >= change.before { Direction::Up } else { Direction::Down };
+            let effect = if success { Effect::Succeeded } else { Effect::Failed };
+            self.metrics.changed(&change.pool, direction, effect);
+        }
         let detail = in_words(&change);
         let what =
             if change.outcome == Outcome::Underway.as_str() { "ordered".to_owned() } else { change.outcome.clone() };

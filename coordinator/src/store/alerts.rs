@@ -8,7 +8,7 @@ use bytes::Bytes;
 use shared::Kind;
 use shared::subject::TaskSubject;
 
-use super::{Store, StoreError, found, refused};
+use super::{Store, StoreError, refused};
 
 /// So many subjects are listed; each costs the broker and us about a hundred bytes.
 const BEARABLE: u64 = 20_000;
@@ -33,7 +33,7 @@ impl Store {
             }
         }
         if state.subjects_count > BEARABLE
-            && let Some(oldest) = found(self.tasks().await?.direct_get(state.first_sequence).await)?
+            && let Some(oldest) = self.found(self.tasks().await?.direct_get(state.first_sequence).await)?
             && let Ok(task) = TaskSubject::parse(&self.subjects, &oldest.subject)
         {
             stored.entry(task.kind).or_insert(1);

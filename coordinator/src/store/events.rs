@@ -13,7 +13,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use shared::HookName;
 use shared::api::Event;
 
-use super::{Store, StoreError, Stored, found, refused};
+use super::{Store, StoreError, Stored, refused};
 
 /// How long the next message of a batch may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ impl Store {
 
     /// One event, if the stream keeps it.
     pub(crate) async fn event(&self, sequence: u64) -> Result<Option<Stored>, StoreError> {
-        found(self.get(self.subjects.events_stream()).await?.direct_get(sequence).await)
+        self.found(self.get(self.subjects.events_stream()).await?.direct_get(sequence).await)
     }
 
     /// The sequence of the first event that was stored at this time, since 1970, or after it; if there is none, that of
