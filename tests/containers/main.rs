@@ -7,3 +7,4 @@ mod broker;
 mod cluster;
 mod local;
 mod oracle;
+mod scaling;

@@ -117,6 +117,11 @@ impl Oracle {
         recorded.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 
+    /// All results.
+    pub(crate) async fn all(&self) -> Vec<TaskResult> {
+        self.results().await.into_values().flatten().map(|(_, result)| result).collect()
+    }
+
     async fn until_settled(&self) {
         let started = Instant::now();
         loop {

@@ -7,6 +7,7 @@ is right for the schemas. The settings of the NATS server are read by the server
 import base64
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,10 @@ VERSIONS = ["1.30", "1.37"]
 # They have schemas of their own, which are not in the package.
 FOREIGN = {"Kustomization", "ScaledObject"}
 WORKLOADS = {"Deployment", "StatefulSet"}
+# Not for every cluster, or for others than these.
+OPTIONAL = {"keda.yaml", "keda-prometheus.yaml", "hpa.yaml", "scaling.yaml"}
+# What a scaler may ask of Prometheus.
+METRICS = {"hive_scaling_wished_agents", "hive_queue_depth", "hive_queue_oldest_age_seconds", "hive_tasks_running"}
 
 problems = []
 
@@ -50,7 +55,7 @@ def check_schema(name, manifest):
 
 def check_kustomization(files):
     listed = files["kustomization.yaml"][0]["resources"]
-    need(set(listed) == set(files) - {"kustomization.yaml", "keda.yaml"}, f"kustomization.yaml lists {listed}")
+    need(set(listed) == set(files) - {"kustomization.yaml"} - OPTIONAL, f"kustomization.yaml lists {listed}")
 
 
 def labels(workload):
@@ -115,15 +120,40 @@ def check_together(manifests):
         for rule in policy["spec"].get("ingress", []):
             for port in rule["ports"]:
                 need(port["port"] in ports(chosen), f"{policy['metadata']['name']} lets in by {port}, which nobody has")
-    for scaled in of("ScaledObject"):
-        target = scaled["spec"]["scaleTargetRef"]["name"]
-        deployments = {workload["metadata"]["name"]: workload for workload in of("Deployment")}
-        need(target in deployments, f"{target} is scaled, which is not there")
-        need("replicas" not in deployments.get(target, {}).get("spec", {}), f"{target} is scaled by two")
-        names = {trigger["name"] for trigger in scaled["spec"]["triggers"]}
-        formula = scaled["spec"]["advanced"]["scalingModifiers"]["formula"]
-        need(set(formula.split(" + ")) == names, f"the formula {formula} is not of {names}")
+    for scaled in of("ScaledObject", "HorizontalPodAutoscaler"):
+        check_scaled(scaled, of("Deployment"))
+    for binding in of("RoleBinding"):
+        check_rights(binding, {role["metadata"]["name"]: role for role in of("Role")}, of("ServiceAccount"), workloads)
     return config_maps
+
+
+def check_scaled(scaled, deployments):
+    spec, name = scaled["spec"], scaled["kind"]
+    target = spec["scaleTargetRef"]["name"]
+    found = [deployment for deployment in deployments if deployment["metadata"]["name"] == target]
+    need(found, f"{target} is scaled by {name}, and is not there")
+    need(all("replicas" not in deployment["spec"] for deployment in found), f"{target} is scaled by two")
+    triggers = spec.get("triggers", [])
+    formula = spec.get("advanced", {}).get("scalingModifiers", {}).get("formula")
+    names = {trigger["name"] for trigger in triggers}
+    need(formula is None or set(formula.split(" + ")) == names, f"the formula {formula} is not of {names}")
+    asked = [trigger["metadata"].get("query", "") for trigger in triggers]
+    asked += [metric["external"]["metric"]["name"] for metric in spec.get("metrics", [])]
+    for query in asked:
+        metrics = set(re.findall(r"hive_\w+", query))
+        need(metrics <= METRICS, f"{name} asks for {metrics - METRICS}, which nobody tells")
+
+
+def check_rights(binding, roles, accounts, workloads):
+    name = binding["metadata"]["name"]
+    role = roles.get(binding["roleRef"]["name"])
+    need(role is not None, f"{name} binds a role that is not there")
+    known = {account["metadata"]["name"] for account in accounts}
+    need({subject["name"] for subject in binding["subjects"]} <= known, f"{name} is for an account that is not there")
+    of_workloads = {workload["metadata"]["name"] for workload in workloads}
+    for rule in role["rules"] if role else []:
+        need(set(rule.get("resourceNames", [])) <= of_workloads, f"{name} has rights on what is not there")
+        need("*" not in rule["verbs"] + rule["resources"], f"{name} has rights on everything")
 
 
 def public_key(number):

@@ -250,7 +250,7 @@ impl Scheduler {
             ages: Waits::default(),
             oldest: Duration::ZERO,
             hopeless: if knows_what_it_can { self.unmet.sent_back(kind.key) } else { 0 },
-            room: if is_paced { Some(0) } else { may_run },
+            room: if is_paced || kind.settings.paused { Some(0) } else { may_run },
             started: kind.counts.waits.as_deref().cloned(),
             runs: kind.counts.runs,
             run_time: kind.counts.run_time,

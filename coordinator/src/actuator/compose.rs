@@ -240,7 +240,6 @@ fn is_of(container: &Container, agent: &AgentId) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
 
     use serde_json::json;
@@ -254,15 +253,14 @@ mod tests {
     /// A service whose Compose only writes down how it was called.
     async fn service(fake: &FakeEngine, dir: &Path) -> Service {
         let compose = dir.join("compose.sh");
-        let script = format!("#!/bin/sh\necho \"$DOCKER_HOST $TAG $*\" >> {}\n", dir.join("calls").display());
+        let script = format!("echo \"$DOCKER_HOST $TAG $*\" >> {}\n", dir.join("calls").display());
         std::fs::write(&compose, script).unwrap();
-        std::fs::set_permissions(&compose, std::fs::Permissions::from_mode(0o755)).unwrap();
         Service::new(&Config {
             file: "mesh/compose.yaml".into(),
             service: "agent".to_owned(),
             project: None,
             env: BTreeMap::from([("TAG".to_owned(), "9".to_owned())]),
-            program: vec![compose.display().to_string()],
+            program: vec!["/bin/sh".to_owned(), compose.display().to_string()],
             timeout: two_minutes(),
             host: Some(fake.listen().await),
         })

@@ -127,7 +127,7 @@ enum By {
     Compose(compose::Service),
     Command(command::Program),
     Http(http::Hook),
-    Kubernetes(kubernetes::Workload),
+    Kubernetes(Box<kubernetes::Workload>),
 }
 
 impl Actuator {
@@ -140,7 +140,7 @@ impl Actuator {
             Config::Compose(config) => By::Compose(compose::Service::new(config)),
             Config::Command(config) => By::Command(command::Program::new(owner, config, surroundings)),
             Config::Http(config) => By::Http(http::Hook::new(owner, config)?),
-            Config::Kubernetes(config) => By::Kubernetes(kubernetes::Workload::new(config)),
+            Config::Kubernetes(config) => By::Kubernetes(Box::new(kubernetes::Workload::new(config))),
         }))
     }
 

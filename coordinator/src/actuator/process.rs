@@ -464,6 +464,10 @@ mod tests {
         }
         end_all(&processes).await;
         drop(lifeline);
+        // A process that is just being started by another test may hold it for a moment more.
+        while !local::is_cut(&path) {
+            tokio::time::sleep(LOOK).await;
+        }
         let outcome = processes.start(&Start { order: 2, count: 1, wished: 1 }).await;
 
         assert!(std::fs::read_to_string(log).unwrap().contains(&format!("--lifeline {}", path.display())));

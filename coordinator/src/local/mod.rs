@@ -53,6 +53,8 @@ pub use ready::{AskError, NotReady};
 const AGENT_GRACE: Duration = Duration::from_secs(10);
 /// How long a coordinator may take to end.
 const COORDINATOR_GRACE: Duration = Duration::from_secs(5);
+/// How often it is looked whether agents have left that are no children of ours.
+const LOOK: Duration = Duration::from_millis(50);
 /// How much of a log goes into an error.
 const LOG_LINES: usize = 20;
 
@@ -358,12 +360,7 @@ impl LocalMesh {
         }
         killed
     }
-}
 
-/// How often it is looked whether agents have left.
-const LOOK: Duration = Duration::from_millis(50);
-
-impl LocalMesh {
     /// Agents that coordinators have started leave by themselves when the lifeline is cut, and need a coordinator for that.
     async fn until_others_left(&self) {
         let deadline = Instant::now() + AGENT_GRACE;

@@ -3,7 +3,7 @@
 //! A [`Pool`] is told what is known of its agents and of what waits for them ([`Signals`]), and says whom to start and
 //! whom to drain ([`Order`]). The [`Arbiter`] decides how many there should be; the [`Wish`] keeps that number across
 //! leaders and brings what is there in line with it; the [`History`] tells what was done and what came of it. Who starts
-//! processes, and how, is none of its business.
+//! processes, and how, is none of its business. The [`World`](world::World) is a pool in virtual time.
 
 pub mod arbiter;
 pub mod clairvoyant;
@@ -14,6 +14,7 @@ mod rule;
 pub mod signals;
 pub mod victims;
 mod wish;
+pub mod world;
 
 pub use arbiter::{Arbiter, Decision};
 pub use history::{Event, History};

@@ -2,12 +2,9 @@
 
 use scheduler::scaling::Rule;
 use scheduler::scaling::history::Outcome;
+use scheduler::scaling::world::{Actuator, Curve, Mishap, Run, World};
 
-use crate::actuator::Actuator;
-use crate::curve::{self, Curve};
-use crate::run::Run;
-use crate::secs;
-use crate::world::{Mishap, World};
+use crate::{curve, secs};
 
 fn run(curve: &Curve, actuator: Actuator, seed: u64) -> Run {
     World::new(curve, actuator, seed).run()

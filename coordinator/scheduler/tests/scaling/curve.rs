@@ -3,28 +3,9 @@
 use std::time::Duration;
 
 use scheduler::scaling::Policy;
+use scheduler::scaling::world::{Curve, Task};
 
 use crate::secs;
-
-/// A task of a load.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Task {
-    pub(crate) comes: Duration,
-    pub(crate) runs: Duration,
-    /// Tasks of different kinds run for different times.
-    pub(crate) kind: usize,
-}
-
-/// A load, and the pool that meets it.
-#[derive(Clone, Debug)]
-pub(crate) struct Curve {
-    pub(crate) name: &'static str,
-    pub(crate) tasks: Vec<Task>,
-    pub(crate) end: Duration,
-    pub(crate) policy: Policy,
-    /// Agents at the beginning.
-    pub(crate) agents: u32,
-}
 
 /// The policy of these pools: the defaults, with room to grow.
 pub(crate) fn policy() -> Policy {
@@ -35,14 +16,14 @@ pub(crate) fn policy() -> Policy {
 pub(crate) fn step(at: Duration, seed: u64) -> Curve {
     let end = secs(4 * 3600);
     let tasks = Draw::new(seed).tasks(end, secs(2), 0.0, |t| if t < at { 20.0 } else { 200.0 });
-    Curve { name: "step", tasks, end, policy: policy(), agents: 6 }
+    Curve { name: "step".to_owned(), tasks, end, policy: policy(), agents: 6 }
 }
 
 /// 100 busy slots, 20 % more or fewer from one look to the next.
 pub(crate) fn steady(runs: Duration, seed: u64) -> Curve {
     let end = secs(3600);
     let tasks = Draw::new(seed).tasks(end, runs, 0.2, |_| 100.0);
-    Curve { name: "steady", tasks, end, policy: policy(), agents: 28 }
+    Curve { name: "steady".to_owned(), tasks, end, policy: policy(), agents: 28 }
 }
 
 /// From 20 busy slots to 200 within half an hour, and back an hour later.
@@ -53,7 +34,7 @@ pub(crate) fn ramp(seed: u64) -> Curve {
         let down = (t.saturating_sub(secs(5400)).as_secs_f64() / 1800.0).min(1.0);
         20.0 + 180.0 * (up - down)
     });
-    Curve { name: "ramp", tasks, end, policy: policy(), agents: 6 }
+    Curve { name: "ramp".to_owned(), tasks, end, policy: policy(), agents: 6 }
 }
 
 /// A day: 40 busy slots at night, 200 at noon.
@@ -63,7 +44,7 @@ pub(crate) fn day(seed: u64) -> Curve {
         let angle = t.as_secs_f64() / 86_400.0 * std::f64::consts::TAU;
         120.0 - 80.0 * angle.cos()
     });
-    Curve { name: "day", tasks, end, policy: policy(), agents: 12 }
+    Curve { name: "day".to_owned(), tasks, end, policy: policy(), agents: 12 }
 }
 
 /// 150 busy slots, and three times as many for two minutes. Its agents start quickly, so it gives them up quickly.
@@ -71,7 +52,7 @@ pub(crate) fn spike(seed: u64) -> Curve {
     let end = secs(4 * 3600);
     let during = secs(3600)..secs(3720);
     let tasks = Draw::new(seed).tasks(end, secs(2), 0.1, |t| if during.contains(&t) { 450.0 } else { 150.0 });
-    Curve { name: "spike", tasks, end, policy: Policy { down_cooldown: secs(60), ..policy() }, agents: 42 }
+    Curve { name: "spike".to_owned(), tasks, end, policy: Policy { down_cooldown: secs(60), ..policy() }, agents: 42 }
 }
 
 /// 200 busy slots, and after an hour 100 tasks at once of one to three minutes.
@@ -82,21 +63,21 @@ pub(crate) fn burst(seed: u64) -> Curve {
     let comes = secs(3600);
     tasks.extend((0..100).map(|_| Task { comes, runs: secs(60) + secs(120).mul_f64(draw.0.f64()), kind: 1 }));
     tasks.sort_by_key(|task| task.comes);
-    Curve { name: "burst", tasks, end, policy: Policy { down_cooldown: secs(60), ..policy() }, agents: 56 }
+    Curve { name: "burst".to_owned(), tasks, end, policy: Policy { down_cooldown: secs(60), ..policy() }, agents: 56 }
 }
 
 /// 40 busy slots, for a pool of two agents that may be 30.
 pub(crate) fn too_much(seed: u64) -> Curve {
     let end = secs(7200);
     let tasks = Draw::new(seed).tasks(end, secs(2), 0.1, |_| 40.0);
-    Curve { name: "too-much", tasks, end, policy: Policy { max_agents: 30, ..policy() }, agents: 2 }
+    Curve { name: "too-much".to_owned(), tasks, end, policy: Policy { max_agents: 30, ..policy() }, agents: 2 }
 }
 
 /// Nothing, 500 tasks of 2 s at once, and nothing again: for a pool that may be empty.
 pub(crate) fn seldom(seed: u64) -> Curve {
     let mut draw = Draw::new(seed);
     let tasks = (0..500).map(|_| Task { comes: secs(600), runs: draw.exponential(secs(2)), kind: 0 }).collect();
-    Curve { name: "seldom", tasks, end: secs(3600), policy: Policy { min_agents: 0, ..policy() }, agents: 0 }
+    Curve { name: "seldom".to_owned(), tasks, end: secs(3600), policy: Policy { min_agents: 0, ..policy() }, agents: 0 }
 }
 
 /// Draws what is by chance.

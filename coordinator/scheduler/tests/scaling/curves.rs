@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use crate::curve::{self, Curve};
-use crate::run::Run;
-use crate::secs;
-use crate::world::run;
+use scheduler::scaling::world::{Curve, Run};
+
+use crate::{curve, run, secs};
 
 /// As many agent-hours as somebody who knew the future would pay for, times this.
 const DEAREST: f64 = 1.25;

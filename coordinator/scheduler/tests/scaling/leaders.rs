@@ -1,18 +1,22 @@
 //! A leader that is replaced while agents start.
 
+use scheduler::scaling::Wish;
 use scheduler::scaling::history::Outcome;
+use scheduler::scaling::world::{Actuator, Curve, Mishap, Run, World};
 
-use crate::actuator::Actuator;
-use crate::curve::{self, Curve};
-use crate::run::Run;
-use crate::secs;
-use crate::world::{Mishap, World};
+use crate::{curve, secs};
 
 /// The pool grows at the look at 305 s, by agents that take 30 s to come. This is the look after it.
 fn taken_over(knows_the_last: bool) -> Run {
     let curve = Curve { end: secs(600), ..curve::step(secs(300), 1) };
-    let mishap = Mishap::Takeover { knows_the_last };
+    let mishap = Mishap::Takeover { knows_the_last, stored };
     World::new(&curve, Actuator::Works(secs(30)), 1).with_mishap(secs(310), mishap).run()
+}
+
+/// As it comes from where it is stored.
+fn stored(wish: &Wish) -> Wish {
+    let text = serde_json::to_string(wish).expect("a wish can be written");
+    serde_json::from_str(&text).expect("a wish can be read")
 }
 
 #[test]

@@ -3,7 +3,6 @@
 //!
 //! `cargo test -p scheduler --test scaling pictures -- --ignored` draws each curve.
 
-mod actuator;
 mod actuators;
 mod curve;
 mod curves;
@@ -11,10 +10,15 @@ mod leaders;
 mod pictures;
 mod properties;
 mod rules;
-mod run;
-mod world;
 
 use std::time::Duration;
+
+use scheduler::scaling::world::{Actuator, Curve, Run, World};
+
+/// Runs a curve whose agents come five seconds after they were ordered.
+pub(crate) fn run(curve: &Curve) -> Run {
+    World::new(curve, Actuator::Works(secs(5)), 1).run()
+}
 
 pub(crate) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

@@ -5,12 +5,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use plotters::prelude::*;
+use scheduler::scaling::world::{Actuator, Curve, Look, Run, World};
 
-use crate::actuator::Actuator;
-use crate::curve::{self, Curve};
-use crate::run::{Look, Run};
-use crate::secs;
-use crate::world::World;
+use crate::{curve, secs};
 
 const SIZE: (u32, u32) = (960, 540);
 const UPPER_HEIGHT: i32 = 340;
@@ -55,8 +52,8 @@ fn a_picture_shows_load_agents_and_waits() {
     assert!(picture.matches("<polyline").count() >= 4, "{picture}");
 }
 
-fn named(name: &'static str, curve: Curve) -> Curve {
-    Curve { name, ..curve }
+fn named(name: &str, curve: Curve) -> Curve {
+    Curve { name: name.to_owned(), ..curve }
 }
 
 fn draw(curve: &Curve, run: &Run) -> Result<String, Box<dyn Error>> {
@@ -80,7 +77,7 @@ fn draw_agents(area: &Area<'_>, curve: &Curve, looks: &[Look], hours: Range<f64>
     let slots = f64::from(curve.policy.slots);
     let most = looks.iter().map(|look| f64::from(look.present.max(look.wished))).fold(1.0, f64::max);
     let mut chart = ChartBuilder::on(area)
-        .caption(curve.name, ("sans-serif", 18))
+        .caption(&curve.name, ("sans-serif", 18))
         .margin(8)
         .x_label_area_size(24)
         .y_label_area_size(52)

@@ -1,5 +1,11 @@
 //! `coordinator scale`: how many agents there are and are to be, what was done about it, and why.
 
+mod picture;
+pub mod record;
+mod recording;
+mod report;
+pub mod simulate;
+
 use std::process::ExitCode;
 
 use serde::de::DeserializeOwned;
@@ -26,6 +32,8 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Record(record::Args),
+    Simulate(simulate::Args),
     /// List the pools, or show one of them with everything that is known of it.
     Status {
         /// The pool.
@@ -77,9 +85,16 @@ const SETTINGS: &str = "Examples:\n  coordinator scale set workers max-agents=40
 
 /// Carries out the subcommand.
 pub async fn run(args: Args, connection: &Settings) -> anyhow::Result<ExitCode> {
-    let api = Api::connect(connection).await?;
     let as_json = args.json;
-    match args.command {
+    // A replay asks nobody, and a record goes on until it is ended.
+    let command = match args.command {
+        Command::Record(args) => return record::run(args, connection).await,
+        Command::Simulate(args) => return simulate::run(&args),
+        command => command,
+    };
+    let api = Api::connect(connection).await?;
+    match command {
+        Command::Record(_) | Command::Simulate(_) => unreachable!("they have been carried out"),
         Command::Status { pool: None } => show(&api, "status", &json!({}), as_json, show_pools).await?,
         Command::Status { pool: Some(id) } => show(&api, "get", &json!({ "id": id }), as_json, show_detail).await?,
         Command::History { pool, limit } => {

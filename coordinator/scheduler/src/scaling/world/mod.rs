@@ -1,21 +1,25 @@
 //! A pool in virtual time: tasks come, wait, and run in slots; agents start, are drained, and die.
 //!
-//! It is first come, first served: how tasks are placed is tested elsewhere.
+//! It is what the arbiter is tested with, and what `coordinator scale simulate` has recorded loads run through. It is first
+//! come, first served: how tasks are placed makes no difference to how many agents it takes.
+
+mod actuator;
+mod curve;
+mod run;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use scheduler::Timestamp;
-use scheduler::scaling::signals::{Agent, Backlog, Measured, Slots};
-use scheduler::scaling::{Order, Pool, Share, Signals, Wish};
 use shared::api::AgentState;
 use shared::{AgentId, Kind};
 
-use crate::actuator::Actuator;
-use crate::curve::{Curve, Task};
-use crate::run::{Look, Ordered, Run, Started, percentile_95};
-use crate::secs;
+pub use self::actuator::Actuator;
+pub use self::curve::{Curve, Task};
+pub use self::run::{Look, Ordered, Run, Started, percentile};
+use super::signals::{Agent, Backlog, Measured, Slots};
+use super::{Order, Pool, Share, Signals, Wish};
+use crate::Timestamp;
 
 /// Looks that the percentile of the waits goes back over.
 const LOOKS_OF_WAITS: u32 = 6;
@@ -33,6 +37,7 @@ enum What {
 }
 
 /// An agent that is or was there.
+#[derive(Debug)]
 struct Member {
     id: AgentId,
     registered: Duration,
@@ -43,14 +48,37 @@ struct Member {
 
 /// Something else that happens during a run.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Mishap {
+pub enum Mishap {
     /// So many agents die.
     Deaths(u32),
-    /// Another leader takes over, who knows what was stored, or only what was so before the last order.
-    Takeover { knows_the_last: bool },
+    /// Another leader takes over.
+    Takeover {
+        /// Whether it knows what was stored, or only what was so before the last order.
+        knows_the_last: bool,
+        /// A wish as it comes from where it is stored.
+        stored: fn(&Wish) -> Wish,
+    },
 }
 
-pub(crate) struct World<'a> {
+/// Tasks by kind.
+#[derive(Clone, Copy, Debug, Default)]
+struct OfKind {
+    waiting: u32,
+    /// Those that have ended, and how many seconds they ran together.
+    ended: u32,
+    seconds: f64,
+}
+
+impl OfKind {
+    /// How long its tasks have run in the mean; a second before any has ended.
+    fn run_time(&self) -> f64 {
+        if self.ended == 0 { 1.0 } else { self.seconds / f64::from(self.ended) }
+    }
+}
+
+/// A pool, and everything that happens to it.
+#[derive(Debug)]
+pub struct World<'a> {
     curve: &'a Curve,
     actuator: Actuator,
     mishap: Option<(Duration, Mishap)>,
@@ -73,21 +101,14 @@ pub(crate) struct World<'a> {
     present: u32,
     ended: u64,
     waits: VecDeque<Started>,
-    /// Seconds run and tasks ended, by kind.
-    run_times: [(f64, u32); 2],
-    /// Tasks that wait, by kind.
-    waiting: [u32; 2],
+    kinds: Vec<OfKind>,
     run: Run,
 }
 
-/// Runs a curve whose agents come five seconds after they were ordered.
-pub(crate) fn run(curve: &Curve) -> Run {
-    World::new(curve, Actuator::Works(secs(5)), 1).run()
-}
-
 impl<'a> World<'a> {
-    pub(crate) fn new(curve: &'a Curve, actuator: Actuator, seed: u64) -> Self {
-        let pool = Pool::new(curve.name, curve.policy.clone(), Wish::default(), seed);
+    /// Before anything happens, with the agents that the curve begins with. What is by chance is drawn from the seed.
+    pub fn new(curve: &'a Curve, actuator: Actuator, seed: u64) -> Self {
+        let pool = Pool::new(&curve.name, curve.policy.clone(), Wish::default(), seed);
         let mut world = Self {
             curve,
             actuator,
@@ -109,8 +130,7 @@ impl<'a> World<'a> {
             present: 0,
             ended: 0,
             waits: VecDeque::new(),
-            run_times: [(0.0, 0); 2],
-            waiting: [0; 2],
+            kinds: vec![OfKind::default(); curve.kinds()],
             run: Run::default(),
         };
         for _ in 0..curve.agents {
@@ -124,12 +144,14 @@ impl<'a> World<'a> {
     }
 
     /// This happens at the first look from then on.
-    pub(crate) fn with_mishap(mut self, at: Duration, mishap: Mishap) -> Self {
+    #[must_use]
+    pub fn with_mishap(mut self, at: Duration, mishap: Mishap) -> Self {
         self.mishap = Some((at, mishap));
         self
     }
 
-    pub(crate) fn run(mut self) -> Run {
+    /// Lets everything happen, to the curve's end.
+    pub fn run(mut self) -> Run {
         while let Some(Reverse((at, _, what))) = self.ahead.pop() {
             if at > self.curve.end {
                 break;
@@ -171,7 +193,8 @@ impl<'a> World<'a> {
     }
 
     fn comes(&mut self, number: usize) {
-        self.waiting[self.task(number).kind] += 1;
+        let kind = self.task(number).kind;
+        self.kinds[kind].waiting += 1;
         self.queue.push_back(number);
         if let Some(next) = self.curve.tasks.get(number + 1) {
             self.later(next.comes, What::Comes(number + 1));
@@ -194,7 +217,7 @@ impl<'a> World<'a> {
             let Some(agent) = self.free_agent() else { return };
             self.queue.pop_front();
             let task = self.task(number);
-            self.waiting[task.kind] -= 1;
+            self.kinds[task.kind].waiting -= 1;
             self.taken += 1;
             self.members[agent].running.push(number);
             let started = Started { at: self.now, waited: self.now.saturating_sub(task.comes) };
@@ -222,9 +245,8 @@ impl<'a> World<'a> {
         }
         member.running.retain(|running| *running != number);
         let (leaves, is_idle) = (member.leaves, member.running.is_empty());
-        let (seconds, count) = &mut self.run_times[task.kind];
-        *seconds += task.runs.as_secs_f64();
-        *count += 1;
+        self.kinds[task.kind].seconds += task.runs.as_secs_f64();
+        self.kinds[task.kind].ended += 1;
         self.ended += 1;
         if leaves {
             self.leaving -= 1;
@@ -252,7 +274,8 @@ impl<'a> World<'a> {
         *taken -= count;
         self.run.interrupted += u64::from(count);
         for number in lost {
-            self.waiting[self.task(number).kind] += 1;
+            let kind = self.task(number).kind;
+            self.kinds[kind].waiting += 1;
             self.queue.push_front(number);
         }
         self.leave(agent);
@@ -283,13 +306,10 @@ impl<'a> World<'a> {
                     self.dies(agent);
                 }
             }
-            Mishap::Takeover { knows_the_last } => {
-                let back = if knows_the_last { 1 } else { 2 };
-                let stored = self.stored.iter().rev().nth(back - 1).cloned().unwrap_or_default();
-                // As it comes from where it was stored.
-                let text = serde_json::to_string(&stored).expect("a wish can be written");
-                let wish = serde_json::from_str(&text).expect("a wish can be read");
-                self.pool = Pool::new(self.curve.name, self.curve.policy.clone(), wish, 99);
+            Mishap::Takeover { knows_the_last, stored } => {
+                let back = usize::from(!knows_the_last);
+                let wish = self.stored.iter().rev().nth(back).map(stored).unwrap_or_default();
+                self.pool = Pool::new(&self.curve.name, self.curve.policy.clone(), wish, 99);
             }
         }
     }
@@ -348,11 +368,11 @@ impl<'a> World<'a> {
         let there: Vec<&Member> = self.members.iter().filter(|member| !member.is_gone).collect();
         let total = there.iter().filter(|member| !member.leaves).count() as u32 * self.curve.policy.slots;
         let (taken, leaving) = (self.taken_seconds / interval, self.leaving_seconds / interval);
-        let work: f64 = (0..2).map(|kind| f64::from(self.waiting[kind]) * self.run_time(kind)).sum();
+        let work: f64 = self.kinds.iter().map(|kind| f64::from(kind.waiting) * kind.run_time()).sum();
         let oldest =
             self.queue.front().map_or(Duration::ZERO, |first| self.now.saturating_sub(self.task(*first).comes));
         let backlog = Backlog { depth: self.queue.len() as u64, oldest, work: Duration::from_secs_f64(work) };
-        let wait_p95 = percentile_95(self.waits.iter().map(|started| started.waited).collect());
+        let wait_p95 = percentile(95, self.waits.iter().map(|started| started.waited).collect());
         Signals {
             agents: Some(Measured::new(there.iter().map(|member| self.show(member)).collect(), now)),
             backlog: Some(Measured::new(backlog, now)),
@@ -366,7 +386,8 @@ impl<'a> World<'a> {
     }
 
     fn show(&self, member: &Member) -> Agent {
-        let remaining = member.running.iter().map(|number| self.run_time(self.task(*number).kind)).sum::<f64>();
+        let run_time = |number: &usize| self.kinds[self.task(*number).kind].run_time();
+        let remaining = member.running.iter().map(run_time).sum::<f64>();
         Agent {
             id: member.id.clone(),
             state: if member.leaves { AgentState::Stopping } else { AgentState::Healthy },
@@ -377,12 +398,6 @@ impl<'a> World<'a> {
             kinds: BTreeSet::from([Kind::new("work").expect("a good name")]),
             pinned: false,
         }
-    }
-
-    /// How long tasks of a kind have run in the mean; a second before any has ended.
-    fn run_time(&self, kind: usize) -> f64 {
-        let (seconds, count) = self.run_times[kind];
-        if count == 0 { 1.0 } else { seconds / f64::from(count) }
     }
 
     fn note(&mut self, signals: &Signals) {
