@@ -208,7 +208,7 @@ async fn follow(store: &Store, handle: &Handle) -> anyhow::Result<()> {
 /// What is said from now on.
 enum Change {
     /// Of a kind or a tenant: the scheduler goes by it.
-    Scheduler(Event),
+    Scheduler(Box<Event>),
     /// Of a pool.
     Pool(String, Map<String, Value>),
 }
@@ -222,14 +222,16 @@ impl Change {
         };
         Some(match scope {
             Scope::Kind => {
-                Self::Scheduler(Event::KindConfigured(name, serde_json::from_slice::<KindConfig>(&said).ok()?))
+                let said = serde_json::from_slice::<KindConfig>(&said).ok()?;
+                Self::Scheduler(Box::new(Event::KindConfigured(name, said)))
             }
             Scope::Tenant => {
-                Self::Scheduler(Event::TenantConfigured(name, serde_json::from_slice::<TenantConfig>(&said).ok()?))
+                let said = serde_json::from_slice::<TenantConfig>(&said).ok()?;
+                Self::Scheduler(Box::new(Event::TenantConfigured(name, said)))
             }
             Scope::Agent => {
                 let said = serde_json::from_slice::<AgentConfig>(&said).ok()?;
-                Self::Scheduler(Event::AgentConfigured(AgentId::new(name).ok()?, said))
+                Self::Scheduler(Box::new(Event::AgentConfigured(AgentId::new(name).ok()?, said)))
             }
             Scope::Pool => Self::Pool(name, serde_json::from_slice(&said).ok()?),
         })
@@ -237,7 +239,7 @@ impl Change {
 
     async fn tell(self, handle: &Handle) -> Result<(), Refusal> {
         match self {
-            Self::Scheduler(event) => handle.happen(event).await,
+            Self::Scheduler(event) => handle.happen(*event).await,
             Self::Pool(name, said) => handle.scale(move |pools| pools.say(name, said)).await,
         }
     }

@@ -158,6 +158,7 @@ fn noted(number: u64) -> Vec<u8> {
         kind: Some("echo".to_owned()),
         attempt: None,
         detail: Some(number.to_string()),
+        data: None,
     };
     serde_json::to_vec(&event).expect("an event is JSON")
 }

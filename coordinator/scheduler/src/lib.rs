@@ -11,8 +11,8 @@ mod browse;
 mod config;
 mod efficiency;
 mod event;
-mod gauges;
 mod figures;
+mod gauges;
 mod history;
 mod kinds;
 mod lines;
@@ -47,8 +47,8 @@ pub use config::{
     Said, TenantConfig,
 };
 pub use event::{Action, Actions, Delivery, Dispatch, Done, Event, Notice, Sequence, Settlement, Unreadable};
-pub use gauges::{Gauges, KindGauges};
 pub use figures::{Amounts, Figures, KindFigures};
+pub use gauges::{Gauges, KindGauges};
 pub use history::{End, History, HowEnded};
 pub use load::{AgentLoad, KindLoad, PoolLoad, Waits};
 pub use pace::Rate;

@@ -232,7 +232,7 @@ mod tests {
         HookName::new("github").unwrap()
     }
 
-    fn made(json: serde_json::Value) -> Result<IntakeDefinition, String> {
+    fn made(json: &serde_json::Value) -> Result<IntakeDefinition, String> {
         let mut whole = serde_json::json!({ "id": "github", "kind": "build" });
         whole.as_object_mut().unwrap().extend(json.as_object().unwrap().clone());
         let asked: IntakeChange = serde_json::from_value(whole).map_err(|error| error.to_string())?;
@@ -243,9 +243,9 @@ mod tests {
 
     #[test]
     fn a_scheme_brings_its_usual_headers_along() {
-        let github = made(serde_json::json!({ "scheme": "github" })).unwrap();
+        let github = made(&serde_json::json!({ "scheme": "github" })).unwrap();
         let named =
-            made(serde_json::json!({ "scheme": "timestamped", "signature_header": "X-Acme-Signature" })).unwrap();
+            made(&serde_json::json!({ "scheme": "timestamped", "signature_header": "X-Acme-Signature" })).unwrap();
 
         assert_eq!(github.signature_header, "X-Hub-Signature-256");
         assert_eq!(github.pass, ["X-GitHub-Event", "X-GitHub-Delivery"]);
@@ -267,7 +267,7 @@ mod tests {
             (serde_json::json!({ "signature_header": "a b" }), "signature_header"),
             (serde_json::json!({ "scheme": "plain" }), "unknown variant"),
         ] {
-            let refused = made(json.clone()).unwrap_err();
+            let refused = made(&json).unwrap_err();
             assert!(refused.contains(why), "{json}: {refused}");
         }
     }

@@ -65,7 +65,7 @@ impl Worker {
             match self.work().await {
                 Ok(()) => return,
                 Err(error) => {
-                    warn!(hook = %self.name, error = format!("{error:#}"), "a webhook is held up, trying again")
+                    warn!(hook = %self.name, error = format!("{error:#}"), "a webhook is held up, trying again");
                 }
             }
             tokio::time::sleep(PAUSE).await;

@@ -151,12 +151,12 @@ fn queues(kinds: &[KindFigures], seen: &Seen, named: &BTreeSet<Kind>) -> BTreeMa
         queue.unmet += figures.unmet;
         queue.agents += figures.agents;
         queue.older(figures.oldest.map(|age| age.as_secs_f64()));
-        for i in 0..4 {
+        for (i, in_stream) in in_stream.into_iter().enumerate() {
             let (waiting, running) = (figures.waiting[i], figures.running[i]);
             queue.waiting[i] += waiting;
             queue.running[i] += running;
             // What the stream holds was looked up a moment before, or has agents already.
-            queue.depth[i] += in_stream[i].saturating_sub(running).max(waiting);
+            queue.depth[i] += in_stream.saturating_sub(running).max(waiting);
         }
     }
     for (kind, queued) in stored {

@@ -53,7 +53,7 @@ impl Pools {
             match self.in_file(name).with_said(name, said) {
                 Ok(config) => drop(pools.insert(name.clone(), config)),
                 Err(problem) => {
-                    warn!(pool = name, problem, "what is said of the pool does not go with the file: ignored")
+                    warn!(pool = name, problem, "what is said of the pool does not go with the file: ignored");
                 }
             }
         }

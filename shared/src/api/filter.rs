@@ -104,6 +104,7 @@ mod tests {
             kind: task.map(|(_, kind)| kind.into()),
             attempt: None,
             detail: None,
+            data: None,
         }
     }
 

@@ -136,12 +136,12 @@ impl Tracing {
     fn to_collector(service: &'static str, protocol: Protocol) -> Result<Self, StartError> {
         crate::connect::choose_cryptography();
         let exporter = SpanExporter::builder().with_http().with_protocol(protocol).build()?;
-        let tracing = Self::by(exporter, Config::default().sampler, resource(service));
+        let tracing = Self::by(exporter, Config::default().sampler, &resource(service));
         Ok(tracing)
     }
 
     /// The exporter works in a thread of its own, and so beside any runtime.
-    fn by<E>(exporter: E, sampler: Box<dyn ShouldSample>, resource: Resource) -> Self
+    fn by<E>(exporter: E, sampler: Box<dyn ShouldSample>, resource: &Resource) -> Self
     where
         E: opentelemetry_sdk::trace::SpanExporter + 'static,
     {
@@ -156,7 +156,7 @@ impl Tracing {
         }
         let exporter = Counted::new(exporter, counts.clone());
         let mut processor = BatchSpanProcessor::builder(exporter).with_batch_config(config.build()).build();
-        processor.set_resource(&resource);
+        processor.set_resource(resource);
         let scope = InstrumentationScope::builder("hivemesh").with_version(env!("CARGO_PKG_VERSION")).build();
         let (ids, finished) = (RandomIdGenerator::default(), AtomicBool::new(false));
         Self { processor, sampler, ids, scope, counts, finished }
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn what_the_collector_does_not_take_is_counted() {
-        let tracing = Tracing::by(Refusing, Box::new(Sampler::AlwaysOn), Resource::builder_empty().build());
+        let tracing = Tracing::by(Refusing, Box::new(Sampler::AlwaysOn), &Resource::builder_empty().build());
 
         for _ in 0..3 {
             tracing.record(span(&tracing.begin(None), SystemTime::now()));
@@ -389,7 +389,7 @@ mod tests {
     fn tracing(sampler: Sampler) -> (Tracing, Sent) {
         let exporter = Keeping::default();
         let kept = exporter.0.clone();
-        (Tracing::by(exporter, Box::new(sampler), Resource::builder_empty().build()), kept)
+        (Tracing::by(exporter, Box::new(sampler), &Resource::builder_empty().build()), kept)
     }
 
     fn span(context: &SpanContext, began: SystemTime) -> Span {

@@ -133,10 +133,10 @@ fn pause(mesh: &mut Mesh, paused: bool) -> Vec<String> {
 }
 
 fn purge(mesh: &mut Mesh) -> Vec<String> {
-    mesh.tell(Event::KindPurged(Kind::new("resize").unwrap()))
+    mesh.tell(Event::KindPurged(Kind::new("resize").expect("it is a good name")))
 }
 
 /// Says whether ada is to get no work.
 fn quarantine(mesh: &mut Mesh, quarantined: bool) -> Vec<String> {
-    mesh.tell(Event::AgentConfigured(AgentId::new("ada").unwrap(), AgentConfig { quarantined }))
+    mesh.tell(Event::AgentConfigured(AgentId::new("ada").expect("it is a good name"), AgentConfig { quarantined }))
 }

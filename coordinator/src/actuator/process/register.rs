@@ -217,7 +217,7 @@ mod tests {
 
         register.clear_away().unwrap();
 
-        assert_eq!(register.entries().unwrap(), [living.clone()]);
+        assert_eq!(register.entries().unwrap(), std::slice::from_ref(&living));
         assert_eq!(register.files("log").unwrap().len(), KEPT_LOGS + 1);
         assert!(register.log_of(&living.agent).exists());
     }

@@ -59,9 +59,9 @@ impl Scene<'_> {
             .legend(|(x, y)| Rectangle::new([(x, y - 4), (x + 16, y + 4)], BLUE.mix(0.25).filled()));
         let wished = looks.iter().map(|look| (self::minutes(look.at), f64::from(look.wished)));
         let present = looks.iter().map(|look| (self::minutes(look.at), f64::from(look.present)));
-        let lines: [(&str, Vec<(f64, f64)>, RGBAColor); 3] = [
+        let lines = [
             ("agents recorded", self.recorded_agents(), GREEN.mix(0.9)),
-            ("agents wished for (simulated)", wished.collect(), RED.mix(0.6)),
+            ("agents wished for (simulated)", wished.collect::<Vec<_>>(), RED.mix(0.6)),
             ("agents simulated", present.collect(), BLACK.mix(1.0)),
         ];
         for (label, points, color) in lines {
