@@ -144,7 +144,7 @@ fn submitter(subjects: &Subjects, own_inbox: String) -> Permissions {
 }
 
 fn reader(subjects: &Subjects, own_inbox: String) -> Permissions {
-    let mut publish = vec![direct_get_by_subject(&subjects.results_stream())];
+    let mut publish = vec![direct_get_by_subject(&subjects.results_stream()), subjects.roll_call()];
     publish.extend(READS.iter().flat_map(|(noun, verbs)| verbs.iter().map(move |verb| subjects.api(noun, verb))));
     Permissions { publish, subscribe: vec![own_inbox, subjects.results(), subjects.events()] }
 }
@@ -228,6 +228,7 @@ fn operator(subjects: &Subjects, own_inbox: String) -> Permissions {
         subjects.event("mesh", "examined"),
         // Nobody listens there: by it `coordinator doctor` measures the way to the server.
         subjects.coordinator("doctor"),
+        subjects.roll_call(),
         "$SRV.>".to_owned(),
         "$JS.API.INFO".to_owned(),
         format!("$JS.API.CONSUMER.NAMES.{tasks}"),

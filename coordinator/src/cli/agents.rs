@@ -109,7 +109,7 @@ async fn show(verb: &str, id: &AgentId, as_json: bool, connection: &Settings) ->
     Ok(ExitCode::SUCCESS)
 }
 
-fn facts(agent: &Agent) -> Vec<(&'static str, String)> {
+pub(super) fn facts(agent: &Agent) -> Vec<(&'static str, String)> {
     let labels = agent.labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
     let usage = agent.usage.iter().map(|(name, busy)| format!("{name} {}", percent(*busy))).collect::<Vec<_>>();
     vec![

@@ -24,6 +24,7 @@ pub mod scale;
 pub mod serve;
 pub mod submit;
 pub mod tasks;
+pub mod top;
 mod traced;
 pub mod watch;
 
@@ -63,6 +64,7 @@ enum Command {
     Events(events::Args),
     Hooks(hooks::Args),
     Intakes(intakes::Args),
+    Top(top::Args),
     Doctor(doctor::Args),
     Conformance(conformance::Args),
     Auth(auth::Args),
@@ -123,6 +125,7 @@ async fn run(command: Command, connection: &Settings) -> anyhow::Result<ExitCode
         Command::Events(args) => ask(events::run(args, connection), connection).await,
         Command::Hooks(args) => ask(hooks::run(args, connection), connection).await,
         Command::Intakes(args) => ask(intakes::run(args, connection), connection).await,
+        Command::Top(args) => ask_logging("off", top::run(args, connection), connection).await,
         Command::Doctor(args) => log_errors(doctor::run(args, connection)).await,
         Command::Conformance(args) => log_errors(conformance::run(args, connection)).await,
         Command::Auth(args) => auth::run(args, connection),
@@ -148,7 +151,16 @@ async fn agent(mut args: agent_worker::cli::Args) -> anyhow::Result<ExitCode> {
 /// Asks the mesh for something. What the server does not allow it never answers, so the refusal ends the command.
 async fn ask(work: impl Future<Output = anyhow::Result<ExitCode>>, connection: &Settings) -> anyhow::Result<ExitCode> {
     // The refusal is the command's error, and need not be told twice.
-    start_logging("warn,permissions=off", wants_json());
+    ask_logging("warn,permissions=off", work, connection).await
+}
+
+/// The same, for a command that logs less: what is drawn on shall not be written on.
+async fn ask_logging(
+    level: &str,
+    work: impl Future<Output = anyhow::Result<ExitCode>>,
+    connection: &Settings,
+) -> anyhow::Result<ExitCode> {
+    start_logging(level, wants_json());
     tokio::select! {
         biased;
         done = work => done,

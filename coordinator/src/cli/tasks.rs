@@ -207,7 +207,7 @@ fn differs(one: &Explanation, other: &Explanation) -> bool {
     timeless(one) != timeless(other)
 }
 
-fn reasons(why: &Explanation) -> Vec<(&'static str, String)> {
+pub(super) fn reasons(why: &Explanation) -> Vec<(&'static str, String)> {
     let mut lines = vec![("why", why.summary.clone())];
     lines.extend(
         why.filters.iter().map(|step| ("filter", format!("{}: {} agents {}", step.filter, step.removed, step.detail))),
