@@ -19,7 +19,7 @@ pub(crate) type Exposition = Arc<dyn Fn() -> BoxFuture<'static, String> + Send +
 
 /// What is known without an exposition. A look at these costs a fraction of one where there are many kinds, since there are
 /// no histograms among them.
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 11] = [
     "hive_agents",
     "hive_agents_lost",
     "hive_slots",
@@ -29,6 +29,8 @@ const KNOWN: [&str; 9] = [
     "hive_tasks_settled_total",
     "hive_dead_letters",
     "hive_dead_letters_total",
+    "hive_scaling_wished_agents",
+    "hive_scaling_present_agents",
 ];
 
 /// Looking at the streams may take up so much of the time that passes.
@@ -62,6 +64,7 @@ impl Source {
         self.look_at_streams().await?;
         let gauges = self.handle.look(Scheduler::gauges).await?;
         let mut samples = self.known(&gauges);
+        samples.extend(self.pools().await);
         samples.retain(|sample| metrics.contains(&sample.name));
         let others: BTreeSet<String> = metrics.iter().filter(|name| !KNOWN.contains(&name.as_str())).cloned().collect();
         if let Some(exposition) = &self.exposition
@@ -73,6 +76,17 @@ impl Source {
             samples.extend(read.unwrap_or_default());
         }
         Ok(samples)
+    }
+
+    /// The pools that get what they wish for, and have wished for something. A dry run is short of agents by intent.
+    async fn pools(&self) -> Vec<Sample> {
+        let pools = crate::scale::status(&self.handle).await.unwrap_or_default().items;
+        let acting = pools.iter().filter(|pool| pool.acts).filter_map(|pool| Some((pool, pool.wished?)));
+        let samples = acting.flat_map(|(pool, wished)| {
+            let of = |name: &str, agents: u32| Sample::new(name, &[("pool", pool.id.as_str())], f64::from(agents));
+            [of("hive_scaling_wished_agents", wished), of("hive_scaling_present_agents", pool.present)]
+        });
+        samples.collect()
     }
 
     /// What the streams hold changes slowly compared with what it may cost to count.
