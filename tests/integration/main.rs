@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod alerts;
 mod at_most_once;
 mod backlog;
 mod bad_input;
@@ -32,6 +33,7 @@ mod scaling;
 mod settings;
 mod supervisor;
 mod takeover;
+mod top;
 mod traces;
 mod webhooks;
 mod why;

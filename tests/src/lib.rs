@@ -17,7 +17,8 @@
 //! [`Mesh`] is the mesh, [`state`] what a test can wait for, [`FakeAgent`] an agent of another make,
 //! [`EventSource`] somebody who follows the events, [`Receiver`] one who gets webhooks,
 //! [`python`] and [`native`] clients of other makes, [`disk`] a disk whose power can be cut and [`power`] what comes of
-//! that, [`prometheus`] what reads metrics, [`docker`] a mesh in containers. Support code panics where a test could only unwrap.
+//! that, [`prometheus`] what reads metrics, [`docker`] a mesh in containers, [`terminal`] a terminal with a program on it.
+//! Support code panics where a test could only unwrap.
 
 pub mod disk;
 pub mod docker;
@@ -31,6 +32,7 @@ pub mod python;
 pub mod receiver;
 pub mod sse;
 pub mod state;
+pub mod terminal;
 
 pub use docker::Docker;
 pub use fake::FakeAgent;

@@ -58,9 +58,7 @@ impl Fetcher {
         if let Some((noun, verb, asked)) = page.list() {
             // What has pages is asked for page by page; what has not would refuse that.
             let answer = match verb {
-                "list" if noun != "alert" => {
-                    self.api.list(noun, &asked, ROWS).await.map_err(|error| failure(&error))
-                }
+                "list" if noun != "alert" => self.api.list(noun, &asked, ROWS).await.map_err(|error| failure(&error)),
                 _ => self.ask(noun, verb, &asked).await,
             };
             return vec![News::Table(page, answer)];

@@ -20,7 +20,7 @@ use crate::cli::output::{escape, span};
 const CURSOR: &str = "> ";
 /// A column is no wider than this if others need the room.
 const WIDEST: usize = 28;
-/// The last column gets what is left, and no less than this.
+/// The last column is mostly a text, and can do with this.
 const LAST: usize = 16;
 
 /// How things look.
@@ -210,10 +210,14 @@ fn fit(columns: &[Column], rows: &[&Row], room: usize) -> Vec<(usize, usize)> {
             _ => break,
         }
     }
-    let spare = room.saturating_sub(taken(&fitted));
-    if let Some((place, width)) = fitted.last_mut() {
-        *width = needed(*place).min(*width + spare);
+    // What is left goes to those that matter most.
+    let mut spare = room.saturating_sub(taken(&fitted));
+    fitted.sort_by_key(|(place, _)| columns[*place].rank);
+    for (place, width) in &mut fitted {
+        let more = needed(*place).saturating_sub(*width).min(spare);
+        (*width, spare) = (*width + more, spare - more);
     }
+    fitted.sort_unstable();
     fitted
 }
 
