@@ -266,7 +266,7 @@ mod tests {
     fn the_rules_that_are_built_in_are_rules() {
         let rules = read("").unwrap();
 
-        assert_eq!(rules.len(), 9);
+        assert_eq!(rules.len(), 10);
         assert!(rules.iter().all(|rule| rule.is_built_in && rule.is_enabled));
     }
 

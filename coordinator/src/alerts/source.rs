@@ -17,17 +17,16 @@ use crate::store::Store;
 /// Gives what `/metrics` shows.
 pub(crate) type Exposition = Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
 
-/// What is known without an exposition. A look at these costs a fraction of one where there are many kinds, since there are
-/// no histograms among them.
-const KNOWN: [&str; 11] = [
+/// What is known without an exposition: a look at these costs a fraction of one where there are many kinds. Two of them,
+/// `hive_agents_missing` and `hive_unmet_tasks`, are for alerts alone.
+const KNOWN: [&str; 10] = [
     "hive_agents",
-    "hive_agents_lost",
+    "hive_agents_missing",
     "hive_slots",
     "hive_slots_taken",
     "hive_unmet_tasks",
     "hive_queue_oldest_age_seconds",
     "hive_tasks_settled_total",
-    "hive_dead_letters",
     "hive_dead_letters_total",
     "hive_scaling_wished_agents",
     "hive_scaling_present_agents",
@@ -49,8 +48,15 @@ pub(crate) struct Source {
 #[derive(Default)]
 struct Streams {
     stored: BTreeMap<Kind, u64>,
-    dead: u64,
     dead_ever: u64,
+}
+
+/// Reads metrics out of an exposition. With many kinds it is long, and the coordinator's loop, which has the thread that
+/// this is called on, shall not wait for it to be made and read.
+async fn read(exposition: Exposition, metrics: BTreeSet<String>) -> Vec<Sample> {
+    let runtime = tokio::runtime::Handle::current();
+    let reading = tokio::task::spawn_blocking(move || sample::parse(&runtime.block_on(exposition()), &metrics));
+    reading.await.unwrap_or_default()
 }
 
 impl Source {
@@ -70,10 +76,7 @@ impl Source {
         if let Some(exposition) = &self.exposition
             && !others.is_empty()
         {
-            let text = exposition().await;
-            // With many kinds it is long; the coordinator's loop shall not wait for it to be read.
-            let read = tokio::task::spawn_blocking(move || sample::parse(&text, &others)).await;
-            samples.extend(read.unwrap_or_default());
+            samples.extend(read(exposition.clone(), others).await);
         }
         Ok(samples)
     }
@@ -96,18 +99,17 @@ impl Source {
             return Ok(());
         }
         let stored = self.store.stored_at_least().await.map_err(|error| unavailable(&error))?;
-        let (dead, dead_ever) = self.store.dead_count().await.map_err(|error| unavailable(&error))?;
-        self.streams = Streams { stored, dead, dead_ever };
+        let dead_ever = self.store.last_dead().await.map_err(|error| unavailable(&error))?;
+        self.streams = Streams { stored, dead_ever };
         self.next_look = Instant::now() + began.elapsed().min(Duration::from_secs(2)) * SHARE;
         Ok(())
     }
 
     fn known(&self, gauges: &Gauges) -> Vec<Sample> {
         let mut samples = vec![
-            Sample::new("hive_agents_lost", &[], gauges.agents_lost as f64),
+            Sample::new("hive_agents_missing", &[], gauges.agents_lost as f64),
             Sample::new("hive_slots", &[], gauges.slots as f64),
             Sample::new("hive_slots_taken", &[], gauges.slots_taken as f64),
-            Sample::new("hive_dead_letters", &[], self.streams.dead as f64),
             Sample::new("hive_dead_letters_total", &[], self.streams.dead_ever as f64),
         ];
         let agents = gauges.agents.iter();

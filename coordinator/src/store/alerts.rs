@@ -1,5 +1,4 @@
-//! What alerts need of the streams: how much is stored of each kind, how many dead letters there are, and an event that is
-//! told once.
+//! What alerts need of the streams: how much is stored of each kind, and an event that is told once.
 
 use std::collections::BTreeMap;
 
@@ -39,14 +38,6 @@ impl Store {
             stored.entry(task.kind).or_insert(1);
         }
         Ok(stored)
-    }
-
-    /// How many dead letters there are, and how many there have ever been.
-    pub(crate) async fn dead_count(&self) -> Result<(u64, u64), StoreError> {
-        let stream = self.jetstream.get_stream(self.subjects.dead_stream()).await;
-        let stream = stream.map_err(refused("read the state of the stream of dead letters"))?;
-        let state = &stream.cached_info().state;
-        Ok((state.messages, state.last_sequence))
     }
 
     /// Stores an event, unless one of this id was stored within the last two minutes.

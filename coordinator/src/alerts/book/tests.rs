@@ -261,7 +261,7 @@ fn a_share_of_failures_fires_if_there_are_enough_of_them() {
 
 #[test]
 fn agents_that_are_lost_fire_until_they_are_back() {
-    let lost = |agents| [Sample::new("hive_agents_lost", &[], agents)];
+    let lost = |agents| [Sample::new("hive_agents_missing", &[], agents)];
     let mut world = World::built_in();
 
     assert_eq!(world.during(0..31, &lost(2.0)), ["firing agents-lost"]);
@@ -281,12 +281,19 @@ fn slots_that_are_taken_all_the_time_fire() {
 
 #[test]
 fn a_broker_that_does_not_write_at_once_fires() {
-    let durable = |is| [Sample::new("hive_broker_durable", &[], is)];
+    let durable = |is| {
+        [("crash", 1.0), ("server-loss", 0.0), ("power-cut", is)]
+            .map(|(survives, is)| Sample::new("hive_broker_durable", &[("survives", survives)], is))
+    };
     let mut world = World::built_in();
 
     assert!(world.during(0..100, &[]).is_empty(), "nothing is known of it");
-    assert_eq!(world.during(100..161, &durable(0.0)), ["firing broker-not-durable"]);
-    assert_eq!(world.during(161..300, &durable(1.0)), ["resolved broker-not-durable"]);
+    assert_eq!(world.during(100..701, &durable(0.0)), ["firing broker-power-cut"]);
+    assert_eq!(world.during(701..900, &durable(1.0)), ["resolved broker-power-cut"]);
+
+    let in_memory = [Sample::new("hive_broker_durable", &[("survives", "crash")], 0.0)];
+    assert_eq!(world.during(900..961, &in_memory), ["firing broker-not-durable"]);
+    assert_eq!(world.during(961..1100, &durable(1.0)), ["resolved broker-not-durable"]);
 }
 
 #[test]
