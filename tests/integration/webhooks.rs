@@ -209,8 +209,8 @@ async fn a_webhook_is_set_looked_at_and_removed_at_a_prompt() {
     let receiver = Receiver::start().await;
     let url = receiver.url();
 
-    let set = mesh.cli(&["hooks", "set", "pager", "--url", &url, "--topic", "agent,task", "--header", "X-Key: hush"]);
-    let secret = set.await.succeeded().stdout;
+    let set = ["hooks", "set", "pager", "--url", &url, "--topic", "agent,task", "--header", "X-Key: hush"];
+    let secret = mesh.cli(&set).await.succeeded().stdout;
     let tested = mesh.cli(&["hooks", "test", "pager"]).await.succeeded();
     let listed = mesh.cli(&["hooks", "list"]).await.succeeded().stdout;
     let shown = mesh.cli(&["hooks", "get", "pager", "--json"]).await.succeeded().stdout;

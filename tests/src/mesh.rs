@@ -533,6 +533,11 @@ impl AgentProcess<'_> {
         self.0.wait().await;
     }
 
+    /// The last so many lines of its log.
+    pub fn log_tail(&self, lines: usize) -> String {
+        self.0.log_tail(lines)
+    }
+
     /// Asks it to leave (SIGTERM), and waits for nothing.
     pub fn terminate(&self) {
         signal(self.0, Signal::SIGTERM);

@@ -60,9 +60,9 @@ fn lines(model: &Model, theme: Theme) -> Vec<Line<'static>> {
     lines
 }
 
-fn fact(name: &str, style: Style, words: String) -> Line<'static> {
+fn fact(name: &str, style: Style, words: impl AsRef<str>) -> Line<'static> {
     let name = Span::styled(format!("{name:NAMES$}  "), Style::new().add_modifier(Modifier::BOLD));
-    Line::from(vec![name, Span::styled(escape(&words), style)])
+    Line::from(vec![name, Span::styled(escape(words.as_ref()), style)])
 }
 
 fn rate(model: &Model) -> String {
@@ -126,7 +126,7 @@ fn coordinators(model: &Model, mesh: &Mesh) -> String {
 fn used(resources: &ResourceUse) -> impl Iterator<Item = (&str, String)> {
     let told = resources.mesh.iter().filter(|of| of.capacity > 0 || of.used.is_some());
     told.map(|of| {
-        let show = |amount| {
+        let show = |amount: u64| {
             let is_counted = !Resources::NAMES.contains(&of.resource.as_str());
             if is_counted { amount.to_string() } else { quantity::show(&of.resource, amount) }
         };

@@ -100,12 +100,12 @@ impl Page {
     pub(super) fn rows(self, answer: Value) -> Result<Vec<Row>, serde_json::Error> {
         Ok(match self {
             Page::Overview | Page::Events => Vec::new(),
-            Page::Queues => rows(serde_json::from_value::<List<Queue>>(answer)?.items, queue),
-            Page::Agents => rows(serde_json::from_value::<List<Agent>>(answer)?.items, agent),
-            Page::Tasks => rows(serde_json::from_value::<List<Task>>(answer)?.items, task),
-            Page::Dead => rows(serde_json::from_value::<List<DeadLetter>>(answer)?.items, dead),
-            Page::Scaling => rows(serde_json::from_value::<List<Value>>(answer)?.items, pool),
-            Page::Alerts => rows(serde_json::from_value::<List<Alert>>(answer)?.items, alert),
+            Page::Queues => rows(&serde_json::from_value::<List<Queue>>(answer)?.items, queue),
+            Page::Agents => rows(&serde_json::from_value::<List<Agent>>(answer)?.items, agent),
+            Page::Tasks => rows(&serde_json::from_value::<List<Task>>(answer)?.items, task),
+            Page::Dead => rows(&serde_json::from_value::<List<DeadLetter>>(answer)?.items, dead),
+            Page::Scaling => rows(&serde_json::from_value::<List<Value>>(answer)?.items, pool),
+            Page::Alerts => rows(&serde_json::from_value::<List<Alert>>(answer)?.items, alert),
         })
     }
 }
@@ -243,7 +243,7 @@ fn span(ms: u64) -> Cell {
     Cell { text: millis(ms), number: Some(ms as f64) }
 }
 
-fn rows<T>(items: Vec<T>, row: fn(&T) -> Row) -> Vec<Row> {
+fn rows<T>(items: &[T], row: fn(&T) -> Row) -> Vec<Row> {
     items.iter().map(row).collect()
 }
 

@@ -78,7 +78,7 @@ impl Model {
             KeyCode::Char('s') => self.order_by_next(),
             KeyCode::Char('S') => self.reverse(),
             KeyCode::Char('d') => {
-                self.ask_to("drain", Page::Agents, ("agent", "drain"), "it leaves when it has finished")
+                self.ask_to("drain", Page::Agents, ("agent", "drain"), "it leaves when it has finished");
             }
             KeyCode::Char('c') => self.ask_to("cancel", Page::Tasks, ("task", "cancel"), "it is stopped where it runs"),
             KeyCode::Char('a') => {
