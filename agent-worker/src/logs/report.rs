@@ -24,7 +24,10 @@ pub(super) struct Report {
 impl Report {
     /// `None` if it is no number, or none from 0 to 1.
     pub(super) fn new(fraction: f64, text: &str) -> Option<Self> {
-        (0.0..=1.0).contains(&fraction).then(|| Self { fraction, text: header::clean(text, TEXT_BYTES) })
+        (0.0..=1.0).contains(&fraction).then(|| {
+            let text = header::clean(text, TEXT_BYTES).trim().to_owned();
+            Self { fraction, text }
+        })
     }
 
     pub(super) fn parse(line: &[u8]) -> Option<Self> {

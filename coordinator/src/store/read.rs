@@ -129,9 +129,9 @@ impl Store {
             Some(kind) => self.subjects.tasks_of_kind(kind).to_vec(),
             None => vec![self.subjects.all_tasks()],
         };
-        let (mut tasks, mut horizon) = (Vec::new(), None::<u64>);
+        let (mut tasks, mut horizon) = (Vec::<Stored>::new(), None::<u64>);
         for filter in filters {
-            let some: Vec<Stored> = self.read_from(&stream, &filter, after.saturating_add(1), BATCH).await?;
+            let some = self.read_from(&stream, &filter, after.saturating_add(1), BATCH).await?;
             // There may be more of these behind the last one.
             if let Some(last) = some.last() {
                 horizon = Some(horizon.map_or(last.sequence, |known| known.min(last.sequence)));

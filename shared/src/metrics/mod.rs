@@ -256,8 +256,8 @@ mod tests {
 
         let text = samples.write(Format::Text);
 
-        for (bound, count) in [("0.001", 1), ("0.0025", 2), ("0.5", 2), ("1.0", 3), ("3600.0", 3), ("+Inf", 4)] {
-            let bucket = format!("hive_run_seconds_bucket{{le=\"{bound}\",kind=\"a\"}} {count}\n");
+        for (bound, count) in [("0.001", 1), ("0.0025", 2), ("0.5", 2), ("1", 3), ("3600", 3), ("+Inf", 4)] {
+            let bucket = format!("hive_run_seconds_bucket{{kind=\"a\",le=\"{bound}\"}} {count}\n");
             assert!(text.contains(&bucket), "{bucket} is not in {text}");
         }
         assert!(text.contains("hive_run_seconds_count{kind=\"a\"} 4\n"), "{text}");
