@@ -247,7 +247,7 @@ struct Collector {
 impl Collector {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, seen) = (listener.local_addr().unwrap(), Arc::default());
+        let (address, seen) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<Seen>>>::default());
         let router = axum::Router::new().route("/v1/traces", axum::routing::post(take)).with_state(Arc::clone(&seen));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { address, seen, serving }

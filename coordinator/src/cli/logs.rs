@@ -63,17 +63,17 @@ async fn once(args: &Args, as_json: bool, api: &Api) -> anyhow::Result<ExitCode>
 async fn follow(args: &Args, as_json: bool, api: &Api) -> anyhow::Result<ExitCode> {
     let mut asked = LogsRequest { id: args.id.to_string(), wait: Some(WAIT.to_owned()), ..LogsRequest::default() };
     let waiting = Waiting::start(format!("following task {}", args.id));
-    let mut heard = Instant::now();
+    let mut heard: Option<Instant> = None;
     loop {
         let answer = match api.ask("task", "logs", &asked).await {
             Ok(answer) => answer,
-            Err(error) if is_passing(&error) && heard.elapsed() < PATIENCE => {
+            Err(error) if is_passing(&error) && heard.is_some_and(|heard| heard.elapsed() < PATIENCE) => {
                 tokio::time::sleep(LOOK).await;
                 continue;
             }
             Err(error) => return Err(error.into()),
         };
-        heard = Instant::now();
+        heard = Some(Instant::now());
         let log: TaskLog = api::read("task.logs", answer.clone())?;
         let is_news = !log.text.is_empty() || log.ended;
         waiting.aside(|| match as_json {

@@ -77,8 +77,12 @@ pub(crate) async fn set(hooks: &Hooks, asked: HookChange) -> Result<HookSaved, R
         Ok(definition)
     });
     let kept = kept.await?;
-    let is_used = is_new.into_inner() || asked.rotate;
-    let secret = made.filter(|_| is_used);
+    let is_new = is_new.into_inner();
+    if is_new {
+        // One of this name that was removed may have left how it was doing.
+        book::remove(bucket, &state_key(&asked.id)).await?;
+    }
+    let secret = made.filter(|_| is_new || asked.rotate);
     Ok(HookSaved { hook: show(hooks, asked.id, &kept).await?, secret })
 }
 

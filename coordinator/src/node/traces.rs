@@ -128,14 +128,14 @@ impl Traced {
     }
 
     fn record_queue(&self, tracing: &Tracing, envelope: &Envelope, ended: SystemTime) {
-        if !self.task.is_sampled() {
-            return;
-        }
         let (context, parent) = if self.is_root {
             (self.task.clone(), None)
         } else {
             (tracing.begin(Some(&self.task)), Some(self.task.clone()))
         };
+        if !context.is_sampled() {
+            return;
+        }
         let (name, attributes) = envelope.about("queue");
         // The broker has another clock.
         let began = wall(envelope.accepted).min(ended);

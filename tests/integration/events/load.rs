@@ -12,7 +12,6 @@ use mesh_tests::state::that;
 use mesh_tests::{BUILTINS, EventSource, Mesh, Receiver, new_task};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
-use tokio::task::JoinHandle;
 
 /// Those who follow, and webhooks.
 const READERS: usize = 1000;
@@ -37,7 +36,6 @@ async fn the_mesh_goes_on_at_its_rate_while_it_is_followed_by_many() {
     more_files();
     let config = "[webhooks]\nallow = [\"127.0.0.0/8\"]\n";
     let mesh = Mesh::builder().config(config).agent("ada", 64, BUILTINS).agent("bob", 64, BUILTINS).start().await;
-    let mesh = Arc::new(mesh);
     let receiver = Receiver::start().await;
 
     let alone = rate(&mesh, 0).await;
@@ -70,32 +68,33 @@ async fn the_mesh_goes_on_at_its_rate_while_it_is_followed_by_many() {
 }
 
 /// Submits tasks at the rate for the span, tells events meanwhile, and measures how many tasks a second are done.
-async fn rate(mesh: &Arc<Mesh>, run: u64) -> f64 {
+async fn rate(mesh: &Mesh, run: u64) -> f64 {
     let before = mesh.count("RESULTS").await.unwrap();
     let total = RATE * SPAN.as_secs();
-    let telling = tell_meanwhile(mesh, run * 1_000_000);
     let started = Instant::now();
-    let slice = RATE / 20;
-    for turn in 0..total / slice {
-        mesh.submit_all((0..slice).map(|_| new_task("echo", "hello"))).await;
-        let due = started + Duration::from_millis(50) * u32::try_from(turn + 1).unwrap();
-        tokio::time::sleep_until(due.into()).await;
-    }
-    mesh.until(mesh_tests::results(before + total)).await;
-    let taken = started.elapsed();
-    telling.await.unwrap();
+    let working = async {
+        submit(mesh, total, started).await;
+        mesh.until(mesh_tests::results(before + total)).await;
+        started.elapsed()
+    };
+    let (taken, ()) = tokio::join!(working, tell(mesh, run * 1_000_000));
     total as f64 / taken.as_secs_f64()
 }
 
-fn tell_meanwhile(mesh: &Arc<Mesh>, from: u64) -> JoinHandle<()> {
-    let mesh = mesh.clone();
-    tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(EVENTS).unwrap());
-        for number in from..from + EVENTS * SPAN.as_secs() {
-            ticks.tick().await;
-            mesh.tell(number..number + 1).await;
-        }
-    })
+async fn submit(mesh: &Mesh, total: u64, started: Instant) {
+    let slice = RATE / 20;
+    for turn in 1..=u32::try_from(total / slice).unwrap() {
+        mesh.submit_all((0..slice).map(|_| new_task("echo", "hello"))).await;
+        tokio::time::sleep_until((started + Duration::from_millis(50) * turn).into()).await;
+    }
+}
+
+async fn tell(mesh: &Mesh, from: u64) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(EVENTS).unwrap());
+    for number in from..from + EVENTS * SPAN.as_secs() {
+        ticks.tick().await;
+        mesh.tell(number..number + 1).await;
+    }
 }
 
 fn url(mesh: &Mesh) -> String {
