@@ -380,8 +380,8 @@ impl Store {
     pub async fn queued_by_id(&self, id: &TaskId) -> Result<Option<Stored>, StoreError> {
         let stream = self.tasks().await?;
         let by_subject = self.found(stream.direct_get_last_for_subject(self.subjects.tasks_with_id(id)).await)?;
-        match (by_subject, id.as_str().parse()) {
-            (None, Ok(sequence)) => self.found(stream.direct_get(sequence).await),
+        match (by_subject, id.as_str().parse::<u64>()) {
+            (None, Ok(sequence)) if sequence > 0 => self.found(stream.direct_get(sequence).await),
             (by_subject, _) => Ok(by_subject),
         }
     }
@@ -558,6 +558,10 @@ impl Store {
     }
 
     async fn look_among_dead(&self, question: serde_json::Value) -> Result<Option<Stored>, StoreError> {
+        // No message has this sequence, and the broker calls such a question empty.
+        if question.get("seq").is_some_and(|sequence| *sequence == 0) {
+            return Ok(None);
+        }
         let subject = format!("$JS.API.DIRECT.GET.{}", self.subjects.dead_stream());
         let answer = self.calls.note(Call::Read, self.nats.request(subject, question.to_string().into()).await);
         let answer = answer.map_err(refused("read a dead letter"))?;

@@ -13,7 +13,7 @@ use shared::api::AgentState;
 use tokio::process::Command;
 
 /// Drives Chromium.
-const SELENIUM: &str = "selenium==4.52.0";
+const SELENIUM: &str = "selenium==4.51.0";
 /// The variable that names a directory where pictures of the pages are kept.
 const PICTURES: &str = "HIVE_SCREENSHOTS";
 

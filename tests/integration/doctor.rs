@@ -100,7 +100,7 @@ async fn streams_that_were_made_otherwise_are_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_of_the_server_and_of_the_account_are_told() {
     let limits = "max_payload: 32KB\nmax_connections: 3\nping_interval: \"2m\"\n";
-    let account = accounts("", "").replace("jetstream: enabled", "jetstream: { max_file: 4GB, max_streams: 7 }");
+    let account = accounts("", "").replace("jetstream: enabled", "jetstream: { max_file: 4GB, max_streams: 8 }");
     let mesh = Mesh::builder().broker(&[MONITORED, limits, &account].concat()).start().await;
 
     let report = examine(&mesh, &["--monitor", &monitoring(&mesh)]).await;

@@ -1,6 +1,6 @@
 //! Operations about queues, the tasks of a kind, and about tenants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -95,12 +95,15 @@ pub(super) async fn purge(services: Services, asked: Purge) -> Result<Purged, Re
         Some(until) => until,
         None => services.store.task_count().await.map_err(|error| unavailable(&error))?.1,
     };
-    let (started, mut purged) = (Instant::now(), services.handle.purge(kind.clone()).await?);
+    let (started, at_hand) = (Instant::now(), services.handle.purge(kind.clone()).await?);
+    // They may be in the stream still when it is read.
+    let at_hand: BTreeSet<u64> = at_hand.into_iter().map(|sequence| sequence.0).collect();
+    let mut purged = at_hand.len() as u64;
     let mut after = after.unwrap_or(0);
     while started.elapsed() < PURGE_TIME {
         let (tasks, horizon) =
             services.store.queued_after(Some(&kind), after).await.map_err(|error| unavailable(&error))?;
-        for task in tasks.into_iter().filter(|task| task.sequence <= until) {
+        for task in tasks.into_iter().filter(|task| task.sequence <= until && !at_hand.contains(&task.sequence)) {
             purged += u64::from(services.handle.purge_stored(task).await?);
         }
         match horizon {

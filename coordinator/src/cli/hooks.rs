@@ -78,7 +78,8 @@ struct Set {
     /// Its name.
     id: HookName,
     /// Where events are sent.
-    #[arg(long)]
+    // Not `url`: that is where the NATS server is, for every command.
+    #[arg(id = "receiver", long = "url", value_name = "URL")]
     url: Option<String>,
     #[command(flatten)]
     filter: Filter,

@@ -155,18 +155,24 @@ impl Worker {
         }
     }
 
-    /// Lets it send nothing more, unless it was changed meanwhile: then it is another one.
+    /// Lets it send nothing more, unless it was changed meanwhile: then it is another one. That is done in a task of its own:
+    /// whoever sees the change drops this one.
     async fn disable(&self, reason: String) -> anyhow::Result<()> {
-        let disabled = book::change(&self.bucket, book::hook_key(&self.name), |kept: Option<Definition>| {
-            let kept = kept.ok_or_else(|| super::no_such_hook(&self.name))?;
-            let is_ours = kept == self.definition;
-            Ok(if is_ours { Definition { enabled: false, reason: Some(reason.clone()), ..kept } } else { kept })
+        let (hooks, bucket) = (self.hooks.clone(), self.bucket.clone());
+        let (name, ours) = (self.name.clone(), self.definition.clone());
+        let disabling = tokio::spawn(async move {
+            let disabled = book::change(&bucket, book::hook_key(&name), |kept: Option<Definition>| {
+                let kept = kept.ok_or_else(|| super::no_such_hook(&name))?;
+                let is_ours = kept == ours;
+                Ok(if is_ours { Definition { enabled: false, reason: Some(reason.clone()), ..kept } } else { kept })
+            });
+            if !disabled.await?.enabled {
+                info!(hook = %name, reason, "webhook disabled");
+                hooks.tell("hook-disabled", format!("webhook {name} sends nothing more: {reason}")).await;
+            }
+            anyhow::Ok(())
         });
-        if !disabled.await?.enabled {
-            info!(hook = %self.name, reason, "webhook disabled");
-            self.hooks.tell("hook-disabled", format!("webhook {} sends nothing more: {reason}", self.name)).await;
-        }
-        Ok(())
+        disabling.await?
     }
 }
 

@@ -41,8 +41,8 @@ pub enum Command {
     Cancel(TaskId, oneshot::Sender<bool>),
     /// End a task that was read from the stream for it.
     CancelStored(Stored, oneshot::Sender<()>),
-    /// End every task of a kind that is fetched and does not run; answers how many.
-    Purge(Kind, oneshot::Sender<u64>),
+    /// End every task of a kind that is fetched and does not run; answers which.
+    Purge(Kind, oneshot::Sender<Vec<Sequence>>),
     /// End a task that was read from the stream because its kind is purged, unless it runs; answers whether it was.
     PurgeStored(Stored, oneshot::Sender<bool>),
     /// Tell the scheduler something.
@@ -117,9 +117,9 @@ impl Node {
                 let _ = answer.send(());
             }
             Command::Purge(kind, answer) => {
-                let count = self.scheduler.unrun_of(&kind).len();
+                let purged = self.scheduler.unrun_of(&kind);
                 self.tell_scheduler(Event::KindPurged(kind));
-                let _ = answer.send(count as u64);
+                let _ = answer.send(purged);
             }
             Command::PurgeStored(stored, answer) => {
                 let is_left = self.scheduler.runs_or_ends(Sequence(stored.sequence));
@@ -293,10 +293,10 @@ impl Handle {
     }
 
     /// Ends every task of a kind that is fetched and does not run; answers how many.
-    pub(crate) async fn purge(&self, kind: Kind) -> Result<u64, Refusal> {
-        let (answer, count) = oneshot::channel();
+    pub(crate) async fn purge(&self, kind: Kind) -> Result<Vec<Sequence>, Refusal> {
+        let (answer, purged) = oneshot::channel();
         self.send(Command::Purge(kind, answer)).await?;
-        count.await.map_err(|_| stopping())
+        purged.await.map_err(|_| stopping())
     }
 
     /// Ends a task that was read from the stream, unless it runs or is on its way to its end; answers whether it was.

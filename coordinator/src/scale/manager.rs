@@ -102,18 +102,15 @@ impl Manager {
                     None => return,
                 },
                 Some(refused) = self.refused.recv() => self.heed(refused).await,
-                () = until(next) => self.look().await,
+                () = tokio::time::sleep_until(next.into()) => self.look().await,
             }
         }
     }
 
-    /// When it is to be looked next; never if there are no pools.
-    fn next_look(&self) -> Option<Instant> {
-        if self.pools.configured().is_empty() {
-            return None;
-        }
+    /// When it is to be looked next: without pools too, whether this coordinator leads.
+    fn next_look(&self) -> Instant {
         let (soon, idle) = (self.looked + SOON, self.looked + IDLE);
-        Some(self.pools.next_look().map_or(idle, |next| next.clamp(soon, idle)))
+        self.pools.next_look().map_or(idle, |next| next.clamp(soon, idle))
     }
 
     async fn look(&mut self) {
@@ -237,12 +234,5 @@ impl Manager {
             }
             Order::Remove { agents, .. } => self.teller.left_behind(epoch, &pool, &agents, &error).await,
         }
-    }
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => std::future::pending().await,
     }
 }
