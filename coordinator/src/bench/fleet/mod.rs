@@ -1,6 +1,6 @@
 //! Measures what a fleet of agents costs a coordinator: while it only beats, and while tasks pass.
 //!
-//! The agents are speakers of one process ([`speaker`]) with a thread of their own, so that a machine of two cores can
+//! The agents are speakers of one process (`speaker`) with a thread of their own, so that a machine of two cores can
 //! have ten thousand of them. They are as quick as agents can be; what is measured is the coordinator.
 
 mod assignment;
