@@ -28,7 +28,7 @@ use async_nats::jetstream::kv;
 use shared::api::{Event, Refusal};
 use shared::{Client, HookName};
 use tokio::sync::OnceCell;
-use tracing::{error, warn};
+use tracing::{debug, warn};
 
 pub use config::Config;
 pub(crate) use intake::router;
@@ -62,8 +62,9 @@ impl Hooks {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let hooks = self.clone();
         std::thread::Builder::new().name("webhooks".to_owned()).spawn(move || {
+            // It ends with the coordinator's loop.
             runtime.block_on(leader::run(hooks));
-            error!("webhooks are not sent any more");
+            debug!("webhooks are left to others");
         })?;
         Ok(())
     }
