@@ -56,6 +56,8 @@ impl Scene {
             .with_exposed_port(4222.tcp())
             .with_wait_for(WaitFor::healthcheck())
             .with_cmd(["--jetstream", "--store_dir", "/data", "--http_port", "8222"])
+            // Said, since its address in it is asked for below.
+            .with_network("bridge")
             .start()
             .await
             .unwrap();
