@@ -32,7 +32,7 @@ use crate::dashboard::Filled;
 use crate::metrics::{self, Metrics};
 use crate::{dashboard, hooks, live, logs};
 use guard::Guard;
-use problem::Problem;
+pub(crate) use problem::Problem;
 
 pub use access::Access;
 pub use config::{Config, Token, TokenHash};

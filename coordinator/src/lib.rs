@@ -28,7 +28,6 @@ mod logs;
 pub mod metrics;
 mod monitor;
 pub mod node;
-mod problem;
 mod recommend;
 mod roll_call;
 pub mod scale;

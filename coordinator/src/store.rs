@@ -427,7 +427,7 @@ impl Store {
     /// How many tasks of a kind the stream holds, whoever has them. The broker counts them without sending any but two.
     pub(crate) async fn queued_of_kind(&self, kind: &Kind) -> Result<u64, StoreError> {
         let mut count = 0;
-        for filter in self.subjects.tasks_of_kind(kind) {
+        for filter in self.subjects.kind_filters(kind) {
             count += self.count_queued(&filter).await?;
         }
         Ok(count)

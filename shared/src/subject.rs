@@ -62,11 +62,6 @@ impl Subjects {
         format!("{}.task.>", self.mesh)
     }
 
-    /// The subjects of all tasks of one kind.
-    pub fn tasks_of_kind(&self, kind: &Kind) -> [String; 2] {
-        [format!("{}.task.{kind}", self.mesh), format!("{}.task.{kind}.>", self.mesh)]
-    }
-
     /// The subjects of tasks without an id, of all kinds.
     pub fn task_filters_without_id(&self) -> Vec<String> {
         let mesh = &self.mesh;

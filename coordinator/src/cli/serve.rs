@@ -250,7 +250,7 @@ fn serve_aside(server: Server, listener: TcpListener) -> anyhow::Result<()> {
     let serve = async move { server.run(TcpListener::from_std(listener)?).await };
     std::thread::Builder::new().name("api".to_owned()).spawn(move || {
         if let Err(error) = runtime.block_on(serve) {
-            error!(%error, "the API has ended");
+            error!(error = format!("{error:#}"), "the API has ended");
         }
     })?;
     Ok(())

@@ -17,7 +17,7 @@ use tracing::debug;
 
 use super::intakes::IntakeDefinition;
 use super::{Hooks, book, template};
-use crate::problem::problem;
+use crate::http::Problem;
 
 /// Takes requests to intakes: `POST /v1/hooks/{name}`. The signature says whether a request is good; nothing else is asked
 /// for.
@@ -58,18 +58,15 @@ enum Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        match self {
-            Refused::Unverified => problem(StatusCode::UNAUTHORIZED, "the request is not signed as it should be"),
-            Refused::TooLarge { limit } => {
-                problem(StatusCode::PAYLOAD_TOO_LARGE, &format!("this intake takes {limit} bytes at most"))
-            }
-            Refused::Broken => problem(StatusCode::BAD_REQUEST, "the body broke off"),
-            Refused::Submit(error @ SubmitError::TooLarge { .. }) => {
-                problem(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string())
-            }
-            Refused::Submit(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &crate::chain(&error)),
-            Refused::Unavailable(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &error),
-        }
+        let problem = match self {
+            Refused::Unverified => Problem::new(401, "the request is not signed as it should be"),
+            Refused::TooLarge { limit } => Problem::new(413, format!("this intake takes {limit} bytes at most")),
+            Refused::Broken => Problem::new(400, "the body broke off"),
+            Refused::Submit(error @ SubmitError::TooLarge { .. }) => Problem::new(413, error.to_string()),
+            Refused::Submit(error) => Problem::new(503, crate::chain(&error)),
+            Refused::Unavailable(error) => Problem::new(503, error),
+        };
+        problem.into_response()
     }
 }
 

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderName, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderName, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use shared::api::filter::{EventFilter, split_list};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::{Follower, Hub, Item};
-use crate::problem::problem;
+use crate::http::Problem;
 
 /// How often somebody who follows hears from us when nothing happens, so that what lies between keeps the connection.
 const BEAT: Duration = Duration::from_secs(15);
@@ -74,14 +74,16 @@ impl Asked {
 async fn follow(State(hub): State<Hub>, uri: Uri, headers: HeaderMap) -> Response {
     let (filter, after) = match Asked::read(&uri, &headers) {
         Ok(asked) => asked,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, &error),
+        Err(error) => return Problem::new(400, error).into_response(),
     };
     if hub.followers().await >= MOST_FOLLOWERS {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "too many follow the events already: ask another coordinator");
+        return Problem::new(503, "too many follow the events already: ask another coordinator").into_response();
     }
     let follower = match hub.follow(filter, after).await {
         Ok(follower) => follower,
-        Err(error) => return problem(StatusCode::SERVICE_UNAVAILABLE, &crate::chain(&error)),
+        Err(error) => {
+            return Problem::new(503, crate::chain(&error)).into_response();
+        }
     };
     let headers = [
         (CONTENT_TYPE, "text/event-stream"),

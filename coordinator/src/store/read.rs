@@ -126,7 +126,7 @@ impl Store {
     ) -> Result<(Vec<Stored>, Option<u64>), StoreError> {
         let stream = self.subjects.tasks_stream();
         let filters = match kind {
-            Some(kind) => self.subjects.tasks_of_kind(kind).to_vec(),
+            Some(kind) => self.subjects.kind_filters(kind).to_vec(),
             None => vec![self.subjects.all_tasks()],
         };
         let (mut tasks, mut horizon) = (Vec::<Stored>::new(), None::<u64>);
